@@ -1,0 +1,65 @@
+# Two commands: `make demo` trains a small pipeline on real images, `make test` runs every check.
+# Both fetch what is missing by themselves. `make help` lists the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+LIBTORCH ?= $(CURDIR)/third_party/libtorch
+export LIBTORCH
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+BIN := $(CARGO_TARGET_DIR)/release
+DIGITS := $(CURDIR)/data/digits
+DEMO_DIR ?= $(CURDIR)/.demo
+SEED ?= 0
+
+.PHONY: help demo test setup build fmt lint doc structure doctest nextest peers bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup build ## coordinator + 2 CPU workers, the whole pipeline on real images, a results table (SEED=n)
+	@setup/digits $(DIGITS)
+	@DIPTYCH_DATA=file://$(DIGITS) $(BIN)/diptych local -f recipes/digits.yaml --workers 2 --dir $(DEMO_DIR) --set seed=$(SEED)
+
+test: setup-test fmt structure lint doc build doctest nextest ## every check that CI runs
+
+.PHONY: setup-test
+setup-test:
+	@setup/check test
+	@$(MAKE) --no-print-directory libtorch
+
+setup:
+	@setup/check
+	@$(MAKE) --no-print-directory libtorch
+
+.PHONY: libtorch
+libtorch:
+	@if [ "$(LIBTORCH)" = "$(CURDIR)/third_party/libtorch" ]; then env -u LIBTORCH setup/libtorch >/dev/null; else setup/libtorch >/dev/null; fi
+
+build: setup ## all binaries, into $CARGO_TARGET_DIR/release
+	cargo build --release --workspace --bins
+
+fmt: ## formatting, as committed
+	cargo fmt --all --check
+
+structure: ## file sizes and crate boundaries
+	@setup/structure
+
+lint: ## clippy, warnings are errors
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+doc: ## API documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
+
+doctest:
+	cargo test --release --workspace --doc --quiet
+
+nextest: build
+	cargo nextest run --release --workspace
+
+bench: build ## the measurements of docs/results.md, each beside its peer (installs 5 GB of Python packages once)
+	tests/peers/compare $(BIN)
+
+clean: ## remove build products and the demo's state; fetched files stay
+	rm -rf $(CARGO_TARGET_DIR) $(DEMO_DIR)

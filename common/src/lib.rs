@@ -1,0 +1,12 @@
+//! Words that every part of Diptych shares. Pure, save for `clock`, `telemetry` and `store`: no tonic, no libtorch.
+
+pub mod ids; // JobId, PhaseName, WorkerId, Attempt, Rank, Step
+pub mod units; // Bytes, durations
+pub mod digest; // BLAKE3
+pub mod clock; // the wall clock
+pub mod telemetry; // log lines
+pub mod error; // kinds of failure at a service's edge
+pub mod spec; // text → draft → valid
+pub mod network; // tensors, parameters, FLOPs, memory of an encoder
+pub mod store; // URL → object store
+pub mod checkpoint; // keys, manifest, shards, reader, export

@@ -1,0 +1,29 @@
+//! The job spec: text → [`draft`] (what was typed) → [`JobSpec`] (what may run). Only [`validate`] makes the last step.
+
+pub mod overrides; // --set path=value
+pub mod variables; // ${NAME}
+pub mod schema; // the JSON schema
+pub mod parse; // text to draft
+pub mod draft; // what a user typed
+pub mod data; // where images are, which labels may be used
+pub mod network; // encoder and projection head
+pub mod augment; // pixels to views
+pub mod optim; // optimiser and schedule
+pub mod phase; // one phase
+pub mod job; // the whole pipeline
+mod suggest; // did you mean
+pub mod validate; // draft to valid, every error at once
+
+pub use augment::{AugmentSpec, ColorSpec};
+pub use data::{DataFormat, DataSpec, Labels};
+pub use draft::JobDraft;
+pub use job::{JobSpec, Source};
+pub use network::{BasicShortcut, EncoderSpec, HeadSpec, Stem};
+pub use optim::{OptimizerSpec, Rule, Scaling};
+pub use parse::load;
+pub use phase::{
+    CheckpointSpec, Device, DistillSpec, EvaluateSpec, FinetuneSpec, Gang, Knn, LabelledStream,
+    Length, LinearEvalSpec, NtXentSpec, PhaseKind, PhaseSpec, Precision, PretrainSpec,
+};
+pub use schema::schema;
+pub use validate::{FieldError, SpecErrors};

@@ -1,0 +1,201 @@
+//! One phase of a pipeline.
+
+use std::time::Duration;
+
+use crate::ids::{DataName, PhaseIndex, PhaseName};
+
+use super::{AugmentSpec, EncoderSpec, HeadSpec, Labels, OptimizerSpec, Source};
+
+/// One phase, with everything filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PhaseSpec {
+    /// Position in the spec.
+    pub index: PhaseIndex,
+    /// Unique in the job.
+    pub name: PhaseName,
+    /// What it trains.
+    pub kind: PhaseKind,
+    /// Training data.
+    pub train: DataName,
+    /// Evaluation data.
+    pub eval: Option<DataName>,
+    /// Images per step over all ranks.
+    pub batch: u32,
+    /// How long it trains.
+    pub length: Length,
+    /// Optimiser and schedule.
+    pub optimizer: OptimizerSpec,
+    /// Augmentation of training images.
+    pub augment: AugmentSpec,
+    /// Lanes: a divisor of `batch` and a multiple of `groups`; every rank owns a lane of every group (see
+    /// [`JobSpec`](super::JobSpec)).
+    pub lanes: u32,
+    /// Batch-norm groups.
+    pub groups: u32,
+    /// Groups held in memory at once, a divisor of `groups`.
+    pub micro_batch_groups: u32,
+    /// Devices.
+    pub gang: Gang,
+    /// When to save.
+    pub checkpoint: CheckpointSpec,
+    /// When to evaluate.
+    pub evaluate: EvaluateSpec,
+    /// Share of the images that may be unreadable, in [0, 1].
+    pub max_bad_images: f64,
+}
+
+/// What a phase trains.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PhaseKind {
+    /// Contrastive pretraining.
+    Pretrain(PretrainSpec),
+    /// A linear classifier on the frozen encoder.
+    LinearEval(LinearEvalSpec),
+    /// The whole network on labels.
+    Finetune(FinetuneSpec),
+    /// A student on a fixed teacher's outputs.
+    Distill(DistillSpec),
+}
+
+/// Contrastive pretraining.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PretrainSpec {
+    /// Random, or a phase or import to go on from.
+    pub from: Source,
+    /// The encoder.
+    pub encoder: EncoderSpec,
+    /// The projection head.
+    pub head: HeadSpec,
+    /// The loss.
+    pub loss: NtXentSpec,
+    /// Train a linear probe on stopped gradients: `Some(true)` always, `None` where the data has labels.
+    pub probe: Option<bool>,
+    /// The kNN evaluation, if any.
+    pub knn: Option<Knn>,
+}
+
+/// NT-Xent (SimCLR v1 §2.1).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NtXentSpec {
+    /// τ.
+    pub temperature: f64,
+    /// Compare unit vectors.
+    pub normalize: bool,
+    /// 1 for the paper's mean over 2N anchors, 2 for the official code's.
+    pub scale: f64,
+}
+
+/// A k-nearest-neighbour classifier on features, weighted by exp(cosine / temperature).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Knn {
+    /// Neighbours; the number of training images where that is smaller.
+    pub k: u32,
+    /// Temperature of the vote.
+    pub temperature: f64,
+}
+
+/// A linear classifier on the frozen encoder (running batch-norm statistics).
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinearEvalSpec {
+    /// What to evaluate.
+    pub from: Source,
+    /// 0 for the encoder's output, j for the projection head's j-th layer.
+    pub head_layer: u32,
+    /// Which labels to train on.
+    pub labels: Labels,
+}
+
+/// The whole network on labels; from [`Source::Random`], the supervised baseline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FinetuneSpec {
+    /// What to start from.
+    pub from: Source,
+    /// 0 for the encoder's output, j to keep the projection head's first j layers.
+    pub head_layer: u32,
+    /// Which labels to train on.
+    pub labels: Labels,
+}
+
+/// A student on a fixed teacher's outputs (SimCLR v2 §2, equations 2 and 3).
+#[derive(Debug, Clone, PartialEq)]
+pub struct DistillSpec {
+    /// A `finetune`, `linear_eval` or `distill` phase.
+    pub teacher: PhaseName,
+    /// The student's network, trained from random; `None` for the teacher's own encoder.
+    pub student: Option<EncoderSpec>,
+    /// τ of both softened outputs.
+    pub temperature: f64,
+    /// Weight of the teacher's term, in [0, 1].
+    pub alpha: f64,
+    /// The second, labelled stream, where `alpha` < 1.
+    pub labelled: Option<LabelledStream>,
+}
+
+/// The labelled rows beside a distillation batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelledStream {
+    /// Labelled images per step over all ranks.
+    pub batch: u32,
+    /// Which labels may be used.
+    pub labels: Labels,
+}
+
+/// How long a phase trains.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// Passes over the training data: `floor(images · epochs / batch) + 1` steps, as the official code.
+    Epochs(f64),
+    /// Optimiser steps.
+    Steps(u64),
+}
+
+/// The devices of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gang {
+    /// What kind; all ranks are of one kind.
+    pub device: Device,
+    /// Fewest ranks, at least 1.
+    pub min: u32,
+    /// Most ranks.
+    pub max: u32,
+    /// Precision of the computation.
+    pub precision: Precision,
+}
+
+/// A kind of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Device {
+    /// A CPU slot.
+    Cpu,
+    /// A GPU.
+    Cuda,
+}
+
+/// Precision of forward and backward; master weights, statistics and losses are fp32, or fp64 under `Fp64`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit.
+    Fp32,
+    /// 64-bit, for exactness.
+    Fp64,
+    /// bfloat16 where autocast takes it.
+    Bf16,
+}
+
+/// When to save, and how much to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointSpec {
+    /// Save after this long since the last save.
+    pub every: Duration,
+    /// Save every this many steps, as well.
+    pub every_steps: Option<u64>,
+    /// Verified checkpoints to keep per phase, at least 1.
+    pub keep: u32,
+}
+
+/// When to evaluate; always at the end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvaluateSpec {
+    /// Every this many epochs as well.
+    pub every_epochs: Option<f64>,
+}

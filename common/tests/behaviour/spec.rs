@@ -1,0 +1,134 @@
+use diptych_common::spec::{JobDraft, JobSpec, Labels, PhaseKind, SpecErrors, load};
+
+/// One phase of each kind, all fields that have a path of their own.
+pub(super) const VALID: &str = r#"
+apiVersion: diptych/v1
+name: job
+seed: 3
+storage: s3://bucket/prefix
+resources: { device: cpu, ranks: { min: 1, max: 2 }, precision: fp32 }
+data:
+  train: { url: "file:///data/train-*.parquet", format: parquet, image_column: img, classes: [a, b], limit: 1000 }
+  test: { url: "file:///data/test" }
+encoder: { depth: 18, width: 0.25, stem: cifar, basic_shortcut: identity }
+head: { layers: 3, dim: 64 }
+phases:
+  - name: pretrain
+    kind: pretrain
+    batch: 64
+    lanes: 16
+    groups: 4
+    micro_batch_groups: 2
+    epochs: 2
+    optimizer: { kind: lars, learning_rate: 0.3, scaling: sqrt, warmup_epochs: 1, momentum: 0.9, weight_decay: 1.0e-6, trust_coefficient: 0.001 }
+    augment: { image_size: 32, crop_area: [0.2, 1], crop_aspect: [0.7, 1.4], color_strength: 0.5, color_probability: 0.8, grayscale_probability: 0.2, blur_probability: 0 }
+    loss: { temperature: 0.5, scale: paper }
+    evaluate: { every_epochs: 1, knn_k: 20, knn_temperature: 0.1 }
+    checkpoint: { every: 5m, every_steps: 10, keep: 2 }
+    max_bad_images: 0.01
+  - name: linear
+    kind: linear_eval
+    from: pretrain
+    batch: 64
+    steps: 5
+    optimizer: { kind: sgd, learning_rate: 0.1 }
+    augment: { image_size: 32 }
+    head_layer: 1
+  - name: tuned
+    kind: finetune
+    from: pretrain
+    head_layer: 2
+    batch: 64
+    steps: 5
+    optimizer: { kind: sgd, learning_rate: 0.1 }
+    augment: { image_size: 32 }
+    labels: { per_class: 5 }
+  - name: student
+    kind: distill
+    teacher: tuned
+    student: { depth: 18, width: 0.125, stem: cifar }
+    temperature: 2
+    alpha: 0.5
+    labelled_batch: 64
+    labels: { share: 0.5, seed: 9 }
+    batch: 64
+    steps: 5
+    optimizer: { kind: sgd, learning_rate: 0.1 }
+    augment: { image_size: 32 }
+"#;
+
+pub(super) fn check(sets: &[&str]) -> Result<JobSpec, SpecErrors> {
+    let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    load(VALID, &sets, &|_| None).and_then(JobSpec::try_from)
+}
+
+fn paths(errors: &SpecErrors) -> Vec<&str> {
+    errors.0.iter().map(|error| error.path.as_str()).collect()
+}
+
+#[test]
+fn a_valid_spec_gets_every_default() {
+    let spec = check(&[]).unwrap_or_else(|errors| panic!("{errors}"));
+    let [pretrain, linear, tuned, student] = spec.phases() else {
+        panic!("four phases")
+    };
+    assert_eq!((pretrain.lanes, linear.lanes, linear.groups), (16, 64, 1));
+    assert_eq!(linear.eval.as_ref().map(|name| name.as_str()), Some("test"));
+    assert!(linear.augment.color.is_none() && linear.augment.flip);
+    let PhaseKind::Finetune(finetune) = &tuned.kind else {
+        panic!("finetune")
+    };
+    assert_eq!(finetune.labels, Labels::PerClass { count: 5, seed: 3 });
+    assert_eq!(spec.encoder_of(tuned), spec.encoder());
+    assert_eq!(spec.encoder_of(student).width, 0.125);
+    assert_ne!(spec.digest(), check(&["seed=4"]).expect("valid").digest());
+}
+
+#[test]
+fn all_errors_are_listed_at_once_whether_of_form_or_of_meaning() {
+    let errors = check(&[
+        "phases[0].bach=3",
+        "encoder.depth=nineteen",
+        "phases[2].labels={share: 2}",
+        "phases[3].alpha=7",
+        "storage=nowhere",
+        "phases[9].x=1",
+    ])
+    .expect_err("six errors");
+    let expected = [
+        "phases[9].x",
+        "phases[0].bach",
+        "encoder.depth",
+        "phases[2].labels.share",
+        "phases[3].alpha",
+        "storage",
+    ];
+    for path in expected {
+        assert!(paths(&errors).contains(&path), "{path} in:\n{errors}");
+    }
+    assert_eq!(errors.0.len(), expected.len(), "{errors}");
+}
+
+#[test]
+fn an_empty_document_names_what_is_missing() {
+    let errors = JobDraft::from_yaml("{}").expect_err("all is missing");
+    for path in ["apiVersion", "name", "storage", "data", "encoder", "phases"] {
+        assert!(paths(&errors).contains(&path), "{path} in:\n{errors}");
+    }
+}
+
+#[test]
+fn texts_that_are_no_specs_are_refused_in_words() {
+    for text in [
+        "",
+        "[1, 2]",
+        "just words",
+        "a: [",
+        "a: 1\na: 2",
+        "!tag {a: 1}",
+        "1: 2",
+    ] {
+        let errors = JobDraft::from_yaml(text).expect_err(text);
+        assert!(!errors.to_string().is_empty(), "{text}");
+    }
+}

@@ -1,0 +1,171 @@
+//! Phases.
+
+use diptych_common::spec::draft::{
+    CheckpointDraft, EvaluateDraft, LabelsDraft, LossDraft, PhaseDataDraft, PhaseDraft,
+};
+
+use crate::v1;
+
+impl From<PhaseDraft> for v1::PhaseSpec {
+    fn from(draft: PhaseDraft) -> Self {
+        Self {
+            name: draft.name,
+            kind: draft.kind,
+            from: draft.from,
+            data: draft.data.map(Into::into),
+            batch: draft.batch,
+            epochs: draft.epochs,
+            steps: draft.steps,
+            optimizer: Some(draft.optimizer.into()),
+            augment: draft.augment.map(Into::into),
+            lanes: draft.lanes,
+            groups: draft.groups,
+            micro_batch_groups: draft.micro_batch_groups,
+            resources: draft.resources.map(Into::into),
+            checkpoint: draft.checkpoint.map(Into::into),
+            evaluate: draft.evaluate.map(Into::into),
+            max_bad_images: draft.max_bad_images,
+            loss: draft.loss.map(Into::into),
+            probe: draft.probe,
+            head_layer: draft.head_layer,
+            labels: draft.labels.map(Into::into),
+            teacher: draft.teacher,
+            student: draft.student.map(Into::into),
+            temperature: draft.temperature,
+            alpha: draft.alpha,
+            labelled_batch: draft.labelled_batch,
+        }
+    }
+}
+
+impl From<v1::PhaseSpec> for PhaseDraft {
+    fn from(wire: v1::PhaseSpec) -> Self {
+        Self {
+            name: wire.name,
+            kind: wire.kind,
+            from: wire.from,
+            data: wire.data.map(Into::into),
+            batch: wire.batch,
+            epochs: wire.epochs,
+            steps: wire.steps,
+            optimizer: wire.optimizer.map(Into::into).unwrap_or_default(),
+            augment: wire.augment.map(Into::into),
+            lanes: wire.lanes,
+            groups: wire.groups,
+            micro_batch_groups: wire.micro_batch_groups,
+            resources: wire.resources.map(Into::into),
+            checkpoint: wire.checkpoint.map(Into::into),
+            evaluate: wire.evaluate.map(Into::into),
+            max_bad_images: wire.max_bad_images,
+            loss: wire.loss.map(Into::into),
+            probe: wire.probe,
+            head_layer: wire.head_layer,
+            labels: wire.labels.map(Into::into),
+            teacher: wire.teacher,
+            student: wire.student.map(Into::into),
+            temperature: wire.temperature,
+            alpha: wire.alpha,
+            labelled_batch: wire.labelled_batch,
+        }
+    }
+}
+
+impl From<PhaseDataDraft> for v1::PhaseDataSpec {
+    fn from(draft: PhaseDataDraft) -> Self {
+        Self {
+            train: draft.train,
+            eval: draft.eval,
+        }
+    }
+}
+
+impl From<v1::PhaseDataSpec> for PhaseDataDraft {
+    fn from(wire: v1::PhaseDataSpec) -> Self {
+        Self {
+            train: wire.train,
+            eval: wire.eval,
+        }
+    }
+}
+
+impl From<CheckpointDraft> for v1::CheckpointSpec {
+    fn from(draft: CheckpointDraft) -> Self {
+        Self {
+            every: draft.every,
+            every_steps: draft.every_steps,
+            keep: draft.keep,
+        }
+    }
+}
+
+impl From<v1::CheckpointSpec> for CheckpointDraft {
+    fn from(wire: v1::CheckpointSpec) -> Self {
+        Self {
+            every: wire.every,
+            every_steps: wire.every_steps,
+            keep: wire.keep,
+        }
+    }
+}
+
+impl From<EvaluateDraft> for v1::EvaluateSpec {
+    fn from(draft: EvaluateDraft) -> Self {
+        Self {
+            every_epochs: draft.every_epochs,
+            knn_k: draft.knn_k,
+            knn_temperature: draft.knn_temperature,
+        }
+    }
+}
+
+impl From<v1::EvaluateSpec> for EvaluateDraft {
+    fn from(wire: v1::EvaluateSpec) -> Self {
+        Self {
+            every_epochs: wire.every_epochs,
+            knn_k: wire.knn_k,
+            knn_temperature: wire.knn_temperature,
+        }
+    }
+}
+
+impl From<LabelsDraft> for v1::LabelsSpec {
+    fn from(draft: LabelsDraft) -> Self {
+        Self {
+            share: draft.share,
+            per_class: draft.per_class,
+            list: draft.list,
+            seed: draft.seed,
+        }
+    }
+}
+
+impl From<v1::LabelsSpec> for LabelsDraft {
+    fn from(wire: v1::LabelsSpec) -> Self {
+        Self {
+            share: wire.share,
+            per_class: wire.per_class,
+            list: wire.list,
+            seed: wire.seed,
+        }
+    }
+}
+
+impl From<LossDraft> for v1::LossSpec {
+    fn from(draft: LossDraft) -> Self {
+        Self {
+            temperature: draft.temperature,
+            normalize: draft.normalize,
+            scale: draft.scale,
+        }
+    }
+}
+
+impl From<v1::LossSpec> for LossDraft {
+    fn from(wire: v1::LossSpec) -> Self {
+        Self {
+            temperature: wire.temperature,
+            normalize: wire.normalize,
+            scale: wire.scale,
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Specs cross the wire without loss.
+
+use std::collections::BTreeMap;
+
+use diptych_common::spec::JobDraft;
+use diptych_common::spec::draft::*;
+use diptych_proto::v1;
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message as _;
+
+fn text() -> impl Strategy<Value = Option<String>> {
+    option::of("[a-zé]{0,6}")
+}
+
+fn number() -> impl Strategy<Value = Option<f64>> {
+    option::of(-1e9..1e9)
+}
+
+fn count() -> impl Strategy<Value = Option<u32>> {
+    option::of(any::<u32>())
+}
+
+fn resources() -> impl Strategy<Value = Option<ResourcesDraft>> {
+    let ranks = prop_oneof![
+        any::<u32>().prop_map(RanksDraft::Fixed),
+        any::<[u32; 2]>().prop_map(|[min, max]| RanksDraft::Range(RankRangeDraft { min, max })),
+    ];
+    option::of(
+        (text(), option::of(ranks), text()).prop_map(|(device, ranks, precision)| ResourcesDraft {
+            device,
+            ranks,
+            precision,
+        }),
+    )
+}
+
+fn encoder() -> impl Strategy<Value = EncoderDraft> {
+    (any::<u32>(), number(), text(), text()).prop_map(|(depth, width, stem, basic_shortcut)| {
+        EncoderDraft {
+            depth,
+            width,
+            stem,
+            basic_shortcut,
+        }
+    })
+}
+
+fn data() -> impl Strategy<Value = DataDraft> {
+    let classes = option::of(prop::collection::vec("[a-z]{0,3}", 0..3));
+    (
+        "[a-z]{0,5}",
+        text(),
+        text(),
+        text(),
+        classes,
+        option::of(any::<u64>()),
+    )
+        .prop_map(
+            |(url, format, image_column, label_column, classes, limit)| DataDraft {
+                url,
+                format,
+                image_column,
+                label_column,
+                classes,
+                limit,
+            },
+        )
+}
+
+fn augment() -> impl Strategy<Value = AugmentDraft> {
+    let numbers = [number(), number(), number(), number()];
+    (
+        any::<u32>(),
+        option::of(any::<[u8; 2]>()),
+        option::of(any::<bool>()),
+        numbers,
+    )
+        .prop_map(
+            |(
+                image_size,
+                pair,
+                flip,
+                [
+                    color_strength,
+                    color_probability,
+                    grayscale_probability,
+                    blur_probability,
+                ],
+            )| {
+                let pair = pair.map(|[low, high]| [f64::from(low), f64::from(high)]);
+                AugmentDraft {
+                    image_size,
+                    crop_area: pair,
+                    crop_aspect: pair,
+                    flip,
+                    color_strength,
+                    color_probability,
+                    color_hue_saturation: flip,
+                    grayscale_probability,
+                    blur_probability,
+                }
+            },
+        )
+}
+
+fn optimizer() -> impl Strategy<Value = OptimizerDraft> {
+    (
+        "[a-z]{0,4}",
+        -1.0..1.0,
+        text(),
+        [number(), number(), number(), number()],
+    )
+        .prop_map(
+            |(
+                kind,
+                learning_rate,
+                scaling,
+                [warmup_epochs, momentum, weight_decay, trust_coefficient],
+            )| OptimizerDraft {
+                kind,
+                learning_rate,
+                scaling,
+                warmup_epochs,
+                momentum,
+                weight_decay,
+                trust_coefficient,
+            },
+        )
+}
+
+fn phase() -> impl Strategy<Value = PhaseDraft> {
+    let words = (
+        "[a-z]{0,5}",
+        "[a-z]{0,5}",
+        [text(), text(), text(), text(), text()],
+    );
+    let counts = (
+        [count(), count(), count(), count(), count(), count()],
+        option::of(any::<u64>()),
+        option::of(any::<bool>()),
+    );
+    let numbers = [number(), number(), number(), number(), number(), number()];
+    let parts = (
+        optimizer(),
+        option::of(augment()),
+        resources(),
+        option::of(encoder()),
+    );
+    (words, counts, numbers, parts).prop_map(|(words, counts, numbers, parts)| {
+        let (name, kind, [from, teacher, train, every, list]) = words;
+        let ([lanes, groups, micro, layer, labelled, keep], steps, flag) = counts;
+        let [epochs, bad, temperature, alpha, share, often] = numbers;
+        let (optimizer, augment, resources, student) = parts;
+        PhaseDraft {
+            name,
+            kind,
+            from,
+            data: train.clone().map(|train| PhaseDataDraft {
+                train: Some(train),
+                eval: every.clone(),
+            }),
+            batch: lanes.unwrap_or(7),
+            epochs,
+            steps,
+            optimizer,
+            augment,
+            lanes,
+            groups,
+            micro_batch_groups: micro,
+            resources,
+            checkpoint: keep.map(|_| CheckpointDraft {
+                every: every.clone(),
+                every_steps: steps,
+                keep,
+            }),
+            evaluate: often.map(|_| EvaluateDraft {
+                every_epochs: often,
+                knn_k: layer,
+                knn_temperature: temperature,
+            }),
+            max_bad_images: bad,
+            loss: temperature.map(|_| LossDraft {
+                temperature,
+                normalize: flag,
+                scale: train,
+            }),
+            probe: flag,
+            head_layer: layer,
+            labels: share.map(|_| LabelsDraft {
+                share,
+                per_class: labelled,
+                list,
+                seed: steps,
+            }),
+            teacher,
+            student,
+            temperature,
+            alpha,
+            labelled_batch: labelled,
+        }
+    })
+}
+
+prop_compose! {
+    fn job()(
+        words in ("[a-z/0-9]{0,9}", "[a-z]{0,5}", "[a-z:/]{0,9}"),
+        seed in option::of(any::<u64>()), priority in option::of(any::<i32>()),
+        resources in resources(),
+        data in prop::collection::btree_map("[a-z]{0,4}", data(), 0..3),
+        encoder in encoder(),
+        head in option::of((count(), count()).prop_map(|(layers, dim)| HeadDraft { layers, dim })),
+        phases in prop::collection::vec(phase(), 0..4),
+    ) -> JobDraft {
+        let (api_version, name, storage) = words;
+        let data: BTreeMap<String, DataDraft> = data;
+        JobDraft { api_version, name, seed, priority, storage, resources, data, encoder, head, phases }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_draft_comes_back_from_the_wire_as_it_went(draft in job()) {
+        let bytes = v1::JobSpec::from(draft.clone()).encode_to_vec();
+        let wire = v1::JobSpec::decode(bytes.as_slice()).expect("decodes");
+        prop_assert_eq!(JobDraft::from(wire), draft);
+    }
+}

@@ -1,0 +1,143 @@
+//! An image to a view.
+
+use diptych_common::spec::AugmentSpec;
+
+use crate::decode::Image;
+
+use super::{Key, ViewParams, blur, center_crop, color, resize};
+
+/// Share of the shorter side that an evaluation crop keeps.
+const EVALUATION_PROPORTION: f64 = 0.875;
+/// Views up to this size are of images that fill the frame (CIFAR): they are evaluated whole.
+const WHOLE_UP_TO: usize = 32;
+
+/// Buffers of one thread, kept between images.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    resize: resize::Buffers,
+    blur: Vec<f32>,
+}
+
+/// Makes the view that `key` names: crop, bicubic resize, flip, colours, gray, blur, clip.
+///
+/// `out` receives `3 · image_size²` floats in [0, 1]: the red, the green and the blue plane.
+///
+/// # Panics
+/// When `out` has another length.
+pub fn augment(
+    image: &Image,
+    spec: &AugmentSpec,
+    key: &Key,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    let side = spec.image_size as usize;
+    assert_eq!(
+        out.len(),
+        3 * side * side,
+        "a view has 3 · image_size² floats"
+    );
+    let params = ViewParams::draw(spec, key, image.height, image.width);
+    resize::bicubic(
+        image,
+        params.crop,
+        params.flip,
+        side,
+        &mut scratch.resize,
+        out,
+    );
+    for &op in &params.color {
+        color::apply(op, out);
+    }
+    if params.gray {
+        color::grayscale(out);
+    }
+    color::clip(out);
+    if let Some(sigma) = params.blur {
+        blur::blur(sigma, side, &mut scratch.blur, out);
+        color::clip(out);
+    }
+}
+
+/// Makes the evaluation view: the central square, resized.
+///
+/// The square is 0.875 of the shorter side, or all of it for views up to 32 pixels and for images that are not larger
+/// than the view. `out` is as in [`augment`].
+///
+/// # Panics
+/// When `out` has not `3 · image_size²` floats.
+pub fn evaluation(image: &Image, image_size: usize, scratch: &mut Scratch, out: &mut [f32]) {
+    assert_eq!(
+        out.len(),
+        3 * image_size * image_size,
+        "a view has 3 · image_size² floats"
+    );
+    let whole = image_size <= WHOLE_UP_TO || image.height.min(image.width) <= image_size;
+    let proportion = if whole { 1.0 } else { EVALUATION_PROPORTION };
+    let crop = center_crop(image.height, image.width, proportion);
+    resize::bicubic(image, crop, false, image_size, &mut scratch.resize, out);
+    color::clip(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diptych_common::spec::ColorSpec;
+
+    fn noise(side: usize) -> Image {
+        let pixels = (0..3 * side * side)
+            .map(|i| (i * 7919 % 251) as u8)
+            .collect();
+        Image {
+            width: side,
+            height: side,
+            pixels,
+        }
+    }
+
+    #[test]
+    fn views_are_repeatable_and_within_bounds() {
+        let spec = AugmentSpec {
+            image_size: 64,
+            crop_area: (0.08, 1.0),
+            crop_aspect: (0.75, 4.0 / 3.0),
+            flip: true,
+            color: Some(ColorSpec {
+                strength: 1.0,
+                probability: 0.8,
+                hue_saturation: true,
+            }),
+            grayscale_probability: 0.2,
+            blur_probability: 0.5,
+        };
+        let image = noise(50);
+        let (mut first, mut again) = (vec![0.0; 3 * 64 * 64], vec![0.0; 3 * 64 * 64]);
+        let mut used = Scratch::default();
+        for sample in 0..50 {
+            let key = Key {
+                seed: 1,
+                phase: 0,
+                step: 3,
+                position: 4,
+                sample,
+                view: 1,
+            };
+            augment(&image, &spec, &key, &mut used, &mut first);
+            augment(&image, &spec, &key, &mut Scratch::default(), &mut again);
+            assert_eq!(first, again, "sample {sample}");
+            assert!(first.iter().all(|value| (0.0..=1.0).contains(value)));
+        }
+    }
+
+    #[test]
+    fn small_images_are_evaluated_whole() {
+        let image = noise(32);
+        let mut out = vec![0.0; 3 * 32 * 32];
+        evaluation(&image, 32, &mut Scratch::default(), &mut out);
+        for (plane, values) in out.chunks_exact(32 * 32).enumerate() {
+            for (place, value) in values.iter().enumerate() {
+                assert!((value - f32::from(image.pixels[3 * place + plane]) / 255.0).abs() < 1e-6);
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! May this job in; may a client's wish be met. Every refusal is typed and changes nothing.
+
+pub mod submission; // a valid spec, as the coordinator needs it
+pub mod submit; // a new job, or the same again
+pub mod wishes; // cancel, retry, delete, pin
+
+pub use submission::{differences, submission};
+pub use submit::submit;
+pub use wishes::{cancel, delete, pin, retry};

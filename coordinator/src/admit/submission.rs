@@ -1,0 +1,81 @@
+//! A valid spec, as the coordinator needs it.
+
+use diptych_common::ids::{PhaseIndex, PhaseName};
+use diptych_common::spec::{JobDraft, JobSpec, PhaseKind, PhaseSpec, Source};
+use serde_json::Value;
+
+use crate::core::{PhasePlan, Submission};
+
+/// What the coordinator needs to know of a spec.
+pub fn submission(spec: &JobSpec) -> Submission {
+    Submission {
+        digest: spec.digest().to_string(),
+        draft: spec.draft().clone(),
+        priority: spec.priority(),
+        phases: spec
+            .phases()
+            .iter()
+            .map(|phase| plan(spec, phase))
+            .collect(),
+    }
+}
+
+fn plan(spec: &JobSpec, phase: &PhaseSpec) -> PhasePlan {
+    let position = |name: &PhaseName| spec.phase_named(name).map(|phase| phase.index);
+    let of_source = |source: &Source| match source {
+        Source::Phase(name) => position(name),
+        Source::Random | Source::Import(_) => None,
+    };
+    let (kind, input): (_, Option<PhaseIndex>) = match &phase.kind {
+        PhaseKind::Pretrain(pretrain) => ("pretrain", of_source(&pretrain.from)),
+        PhaseKind::LinearEval(linear) => ("linear_eval", of_source(&linear.from)),
+        PhaseKind::Finetune(finetune) => ("finetune", of_source(&finetune.from)),
+        PhaseKind::Distill(distill) => ("distill", position(&distill.teacher)),
+    };
+    PhasePlan {
+        index: phase.index,
+        name: phase.name.clone(),
+        kind,
+        device: phase.gang.device,
+        min: phase.gang.min,
+        max: phase.gang.max,
+        inputs: input.into_iter().collect(),
+        keep: phase.checkpoint.keep,
+    }
+}
+
+/// Paths of the fields in which two specs differ, at most ten.
+pub fn differences(one: &JobDraft, other: &JobDraft) -> Vec<String> {
+    let value = |draft: &JobDraft| serde_json::to_value(draft).unwrap_or(Value::Null);
+    let mut paths = Vec::new();
+    differ(&value(one), &value(other), String::new(), &mut paths);
+    paths.truncate(10);
+    paths
+}
+
+fn differ(one: &Value, other: &Value, path: String, paths: &mut Vec<String>) {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let keys: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
+            for key in keys {
+                let child = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                let (a, b) = (
+                    one.get(key).unwrap_or(&Value::Null),
+                    other.get(key).unwrap_or(&Value::Null),
+                );
+                differ(a, b, child, paths);
+            }
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            for (index, (a, b)) in one.iter().zip(other).enumerate() {
+                differ(a, b, format!("{path}[{index}]"), paths);
+            }
+        }
+        _ if one == other => {}
+        _ => paths.push(path),
+    }
+}

@@ -1,0 +1,198 @@
+//! Every rank is ready: they must hold the same state, and then they begin.
+
+use std::collections::BTreeMap;
+
+use diptych_common::ids::{JobId, Rank, Step};
+
+use crate::core::{
+    Failure, FailureKind, Ignored, Now, Order, OrderTo, Outcome, PhaseState, RankState, Stage,
+    State,
+};
+use crate::track::{self, Ending};
+
+/// A rank loaded its state. `ready` is [`RankState::Ready`].
+///
+/// | the rank was | then |
+/// |---|---|
+/// | away, missing, starting | it is ready |
+/// | ready | repeated: the newer report counts |
+/// | back | if nobody has moved, the first `Begin` was lost with the former coordinator: it is ready |
+/// | training | repeated |
+/// | finished, left | too late |
+pub fn rank_ready(
+    state: &mut State,
+    id: &JobId,
+    (index, rank): (usize, Rank),
+    ready: RankState,
+    now: Now,
+    out: &mut Outcome,
+) {
+    let Some(run) = state
+        .job_mut(id)
+        .and_then(|job| job.phases[index].run.as_mut())
+    else {
+        return;
+    };
+    let Some(member) = run.ranks.get_mut(rank.get() as usize) else {
+        return;
+    };
+    match member {
+        RankState::Away
+        | RankState::Missing { .. }
+        | RankState::Starting
+        | RankState::Back
+        | RankState::Ready { .. } => *member = ready,
+        RankState::Training => return out.ignore(Ignored::Repeated),
+        RankState::Finished { .. } | RankState::Left { .. } => return out.ignore(Ignored::TooLate),
+    }
+    begin_if_ready(state, id, index, now, out);
+}
+
+/// Sends `Begin` once every rank is ready with the same state; ends the attempt if states differ.
+pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out: &mut Outcome) {
+    let Some(job) = state.job_mut(id) else { return };
+    let phase = &mut job.phases[index];
+    let (PhaseState::Live(placement), Some(run)) = (&mut phase.record.state, &mut phase.run) else {
+        return;
+    };
+    let mut peers = Vec::with_capacity(run.ranks.len());
+    let mut states: BTreeMap<(Step, String), Vec<Rank>> = BTreeMap::new();
+    let mut nccl = Vec::new();
+    for ((rank, member), seat) in (0..).map(Rank::new).zip(&run.ranks).zip(&placement.seats) {
+        let RankState::Ready {
+            endpoint,
+            step,
+            digest,
+            nccl_id,
+        } = member
+        else {
+            return;
+        };
+        peers.push((endpoint.clone(), seat.worker.clone()));
+        states
+            .entry((*step, digest.clone()))
+            .or_default()
+            .push(rank);
+        if rank.get() == 0 {
+            nccl = nccl_id.clone();
+        }
+    }
+    let attempt = placement.attempt;
+    if let Some(message) = disagreement(&states) {
+        let kind = FailureKind::Diverged;
+        let failure = Failure {
+            kind,
+            attempt,
+            rank: None,
+            worker: None,
+            message,
+            log: Vec::new(),
+        };
+        return track::end_attempt(state, id, Ending::Failed(failure), now, out);
+    }
+    let deaf = (0..)
+        .map(Rank::new)
+        .zip(&peers)
+        .find(|(_, (endpoint, _))| endpoint.is_empty() && peers.len() > 1);
+    if let Some((rank, (_, worker))) = deaf {
+        let message = "it is ready but names no endpoint for its peers".to_owned();
+        let kind = FailureKind::Internal;
+        let worker = Some(worker.clone());
+        let failure = Failure {
+            kind,
+            attempt,
+            rank: Some(rank),
+            worker,
+            message,
+            log: Vec::new(),
+        };
+        return track::end_attempt(state, id, Ending::Failed(failure), now, out);
+    }
+    let first = !placement.begun;
+    placement.begun = true;
+    run.stage = Stage::Training;
+    let seats = placement.seats.clone();
+    if first {
+        let step = states
+            .keys()
+            .next()
+            .map_or(Step::default(), |(step, _)| *step);
+        out.note(
+            job,
+            now.wall,
+            "begun",
+            Some((index, attempt)),
+            format!("all {} ranks hold step {step}", seats.len()),
+        );
+    }
+    for (rank, seat) in (0..).map(Rank::new).zip(&seats) {
+        let Some(session) = state
+            .worker(&seat.worker)
+            .and_then(|worker| worker.session())
+        else {
+            continue;
+        };
+        let to = OrderTo {
+            job: id.clone(),
+            attempt,
+            rank,
+        };
+        out.send(
+            session,
+            Order::Begin {
+                to,
+                peers: peers.clone(),
+                nccl_id: nccl.clone(),
+            },
+        );
+    }
+}
+
+/// The same step must mean the same state.
+fn disagreement(states: &BTreeMap<(Step, String), Vec<Rank>>) -> Option<String> {
+    if states.len() <= 1 {
+        return None;
+    }
+    let short = |digest: &str| digest.chars().take(12).collect::<String>();
+    let ranks = |ranks: &[Rank]| {
+        ranks
+            .iter()
+            .map(Rank::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let sides: Vec<_> = states
+        .iter()
+        .map(|((step, digest), who)| {
+            format!("ranks {} hold step {step} as {}", ranks(who), short(digest))
+        })
+        .collect();
+    Some(format!(
+        "ranks loaded different states: {}",
+        sides.join("; ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disagreement_names_the_ranks() {
+        let side = |digest: &str, ranks: &[u32]| {
+            (
+                (Step::new(7), digest.to_owned()),
+                ranks
+                    .iter()
+                    .map(|rank| Rank::new(*rank))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(disagreement(&[side("aa", &[0, 1])].into()), None);
+        let message = disagreement(&[side("aa", &[0, 2]), side("bb", &[1])].into()).unwrap();
+        assert!(
+            message.contains("ranks 0, 2 hold step 7 as aa; ranks 1 hold step 7 as bb"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! One event.
+
+use super::event::Event;
+use super::outcome::{Outcome, Refusal};
+use super::state::State;
+use super::time::Now;
+use crate::{admit, assign, track};
+
+/// Takes the state through one event.
+///
+/// Pure but for `state`: the same state, event and `now` give the same outcome. What became different is
+/// [`State::changes`], over all events of the batch; the outcome's effects may leave only when that is durable.
+///
+/// # Errors
+/// A client's wish that cannot be met; the state is as before. What workers report is never an error: the answer
+/// names why it was ignored.
+pub fn apply(state: &mut State, event: Event, now: Now) -> Result<Outcome, Refusal> {
+    let mut out = Outcome::default();
+    match event {
+        Event::Submit(submit) => admit::submit(state, submit, now, &mut out)?,
+        Event::Cancel { job, reason } => admit::cancel(state, &job, reason, now, &mut out)?,
+        Event::Retry { job } => admit::retry(state, &job, now, &mut out)?,
+        Event::Delete { job } => admit::delete(state, &job)?,
+        Event::Pin {
+            job,
+            phase,
+            checkpoint,
+            pinned,
+        } => {
+            admit::pin(state, (&job, phase, checkpoint), pinned, now, &mut out)?;
+        }
+        Event::Check {
+            job,
+            phase,
+            checkpoint,
+        } => track::check(state, (&job, phase, checkpoint), now, &mut out)?,
+        Event::Registered(registration) => track::register(state, registration, now, &mut out),
+        Event::Heartbeat { session, worker } => {
+            track::heartbeat(state, session, &worker, now, &mut out)
+        }
+        Event::Reset { session, worker } => track::reset(state, session, &worker, now, &mut out),
+        Event::Leaving {
+            session,
+            worker,
+            reason,
+        } => {
+            track::leaving(state, session, &worker, &reason, now, &mut out);
+        }
+        Event::Rank(report) => track::report(state, report, now, &mut out),
+        Event::Verified(report) => track::verified(state, report, now, &mut out),
+        Event::Tick => track::tick(state, now, &mut out),
+        Event::Place => assign::place(state, now, &mut out),
+    }
+    state.derive();
+    Ok(out)
+}

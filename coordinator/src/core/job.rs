@@ -1,0 +1,453 @@
+//! A job: what was asked, where it is, and what it has saved. Records are durable, the rest lives in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Rank, Step, WorkerId};
+use diptych_common::spec::{Device, JobDraft};
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Checkpoint, CheckpointId, StoredObject};
+use super::failure::Failure;
+use super::time::{Mono, UnixMs};
+
+/// What was asked for, and what the coordinator needs to know of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// The spec as it was submitted.
+    pub draft: JobDraft,
+    /// BLAKE3 of the spec, hex.
+    pub digest: String,
+    /// Higher runs first.
+    pub priority: i32,
+    /// The phases, in spec order.
+    pub phases: Vec<PhasePlan>,
+}
+
+/// What the coordinator needs to know of a phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PhasePlan {
+    /// Position in the spec.
+    pub index: PhaseIndex,
+    /// Unique in the job.
+    pub name: PhaseName,
+    /// `pretrain`, `linear_eval`, `finetune` or `distill`.
+    pub kind: &'static str,
+    /// Kind of device of every rank.
+    pub device: Device,
+    /// Fewest ranks.
+    pub min: u32,
+    /// Most ranks.
+    pub max: u32,
+    /// Phases whose final checkpoint it reads.
+    pub inputs: Vec<PhaseIndex>,
+    /// Verified checkpoints to keep.
+    pub keep: u32,
+}
+
+/// What a client chose to make its submit safe to repeat.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestId(pub String);
+
+/// 32 random bytes that only the coordinator and the job's trainers know. `Debug` does not print them.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret([u8; 32]);
+
+/// One submitted pipeline.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What was asked.
+    pub submission: Arc<Submission>,
+    /// The durable part.
+    pub record: JobRecord,
+    /// In spec order, one for each of the submission's.
+    pub phases: Vec<Phase>,
+}
+
+/// The durable part of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// The spec's name and a suffix.
+    pub id: JobId,
+    /// Order of submission.
+    pub sequence: u64,
+    /// What the client chose, if anything.
+    pub request: Option<RequestId>,
+    /// From which each attempt's secret is derived.
+    pub secret: Secret,
+    /// When it was accepted.
+    pub submitted: UnixMs,
+    /// The newest attempt issued; 0 before the first. Only grows.
+    pub last_attempt: Attempt,
+    /// Where it is.
+    pub state: JobState,
+}
+
+/// Where a job is. All but `Active` are absorbing, save for an explicit retry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits or runs.
+    Active,
+    /// Every phase is done.
+    Succeeded {
+        /// When.
+        ended: UnixMs,
+    },
+    /// A phase failed for good.
+    Failed {
+        /// When.
+        ended: UnixMs,
+        /// Which one.
+        phase: PhaseIndex,
+    },
+    /// Somebody stopped it.
+    Cancelled {
+        /// When.
+        ended: UnixMs,
+        /// What they said.
+        reason: String,
+    },
+}
+
+/// One phase of a job.
+#[derive(Debug, Clone)]
+pub struct Phase {
+    /// The durable part.
+    pub record: PhaseRecord,
+    /// What it saved and still has.
+    pub checkpoints: BTreeMap<CheckpointId, Checkpoint>,
+    /// What its ranks reported lately.
+    pub progress: Progress,
+    /// The live attempt's ranks; present exactly while the state is [`PhaseState::Live`].
+    pub run: Option<Run>,
+    /// Since when it waits for a place, after an attempt ended.
+    pub waiting: Mono,
+}
+
+/// The durable part of a phase.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseRecord {
+    /// Where it is.
+    pub state: PhaseState,
+    /// The newest attempt at this phase; 0 before the first.
+    pub attempt: Attempt,
+    /// Workers of that attempt, in rank order.
+    pub gang: Vec<WorkerId>,
+    /// Failures so far.
+    pub budget: Budget,
+    /// Rank 0's final results.
+    pub results: Vec<Metric>,
+    /// When the first attempt was placed.
+    pub started: Option<UnixMs>,
+    /// When it was done or failed.
+    pub ended: Option<UnixMs>,
+}
+
+/// Where a phase is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum PhaseState {
+    /// For its inputs, for its turn or for devices.
+    Waiting,
+    /// An attempt is placed.
+    Live(Placement),
+    /// Its final checkpoint is verified.
+    Done {
+        /// That checkpoint.
+        last: CheckpointId,
+    },
+    /// For good.
+    Failed {
+        /// The first failure of the series that ended it.
+        cause: Failure,
+    },
+}
+
+/// An attempt's gang.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Its number.
+    pub attempt: Attempt,
+    /// One seat per rank, in rank order; never empty.
+    pub seats: Vec<Seat>,
+    /// The checkpoint that it started from.
+    pub resume: Option<CheckpointId>,
+    /// Whether `Begin` was sent.
+    pub begun: bool,
+    /// The last step, once every rank's work is done.
+    pub finished: Option<Step>,
+}
+
+/// Where one rank sits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Seat {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Index of the device on it.
+    pub device: u32,
+}
+
+/// Failures of a phase since it last made progress.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Budget {
+    /// How many in a row.
+    pub failures: u32,
+    /// The newest committed step at the last of them.
+    pub committed: Option<Step>,
+    /// The furthest step seen by then.
+    pub reached: Step,
+    /// The first of them.
+    pub first: Option<Failure>,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// When, in steps.
+    pub step: Step,
+    /// Of what.
+    pub name: String,
+    /// How much.
+    pub value: f64,
+}
+
+/// What ranks reported lately. Not durable.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    /// Furthest step of the current attempt.
+    pub step: Step,
+    /// Furthest step of any attempt.
+    pub reached: Step,
+    /// Steps of the phase; 0 while unknown.
+    pub total: u64,
+    /// Over all ranks.
+    pub images_per_s: f64,
+    /// Seconds of one step.
+    pub step_s: f64,
+    /// The last value of each measurement.
+    pub metrics: BTreeMap<String, Metric>,
+}
+
+/// The ranks of a live attempt. Not durable: ranks report again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// How far the gang is.
+    pub stage: Stage,
+    /// In rank order.
+    pub ranks: Vec<RankState>,
+    /// Saves on their way, by step.
+    pub saves: BTreeMap<Step, Save>,
+    /// How many notices its ranks have sent.
+    pub notices: u32,
+}
+
+/// How far a gang is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stage {
+    /// The coordinator restarted: members come back until this time.
+    Reattaching {
+        /// Or the attempt is aborted.
+        until: Mono,
+    },
+    /// Trainers start and load until this time.
+    Preparing {
+        /// Or the attempt is aborted.
+        until: Mono,
+    },
+    /// `Begin` was sent.
+    Training,
+    /// A rank lost its peer: the failure behind it is awaited until this time.
+    Doubt {
+        /// Or the attempt is aborted for the symptom.
+        until: Mono,
+        /// The symptom.
+        symptom: Failure,
+        /// Ranks that show it.
+        bereft: BTreeSet<Rank>,
+    },
+}
+
+/// Where one rank is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RankState {
+    /// Its worker has not been heard since the coordinator started.
+    Away,
+    /// Its worker came back without it; its last words may follow until this time.
+    Missing {
+        /// Or the attempt is aborted.
+        until: Mono,
+    },
+    /// `Prepare` was sent.
+    Starting,
+    /// It loaded, and waits for `Begin`.
+    Ready {
+        /// host:port of its data plane; empty in a world of one.
+        endpoint: String,
+        /// Steps in the state that it holds.
+        step: Step,
+        /// BLAKE3 of that state, hex.
+        digest: String,
+        /// Rank 0 on GPUs.
+        nccl_id: Vec<u8>,
+    },
+    /// It came back to an attempt that had begun; how far it is will be heard.
+    Back,
+    /// It steps.
+    Training,
+    /// Its work is done; it waits for the final commit.
+    Finished {
+        /// Its last step.
+        step: Step,
+    },
+    /// It finished and its process ended as it should.
+    Left {
+        /// Its last step.
+        step: Step,
+    },
+}
+
+/// A save on its way.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Save {
+    /// Objects of the ranks that have written theirs.
+    pub parts: BTreeMap<Rank, Vec<StoredObject>>,
+    /// Whether rank 0 was told to write the manifest.
+    pub ordered: bool,
+}
+
+// === impl Job ===
+
+impl Job {
+    /// Its id.
+    pub fn id(&self) -> &JobId {
+        &self.record.id
+    }
+
+    /// Whether it waits or runs.
+    pub fn is_active(&self) -> bool {
+        matches!(self.record.state, JobState::Active)
+    }
+
+    /// The phase with a live attempt, if any.
+    pub fn live(&self) -> Option<(usize, &Placement)> {
+        self.phases
+            .iter()
+            .enumerate()
+            .find_map(|(index, phase)| phase.placement().map(|placement| (index, placement)))
+    }
+
+    /// Position of a phase.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.submission
+            .phases
+            .iter()
+            .position(|plan| plan.name.as_str() == name)
+    }
+
+    /// The data plane's secret of one attempt: keyed BLAKE3 of its number.
+    pub fn attempt_secret(&self, attempt: Attempt) -> [u8; 32] {
+        *blake3::keyed_hash(&self.record.secret.0, &attempt.get().to_le_bytes()).as_bytes()
+    }
+}
+
+// === impl Phase ===
+
+impl Phase {
+    /// A phase that has not begun.
+    pub fn new() -> Self {
+        Self {
+            record: PhaseRecord {
+                state: PhaseState::Waiting,
+                attempt: Attempt::default(),
+                gang: Vec::new(),
+                budget: Budget::default(),
+                results: Vec::new(),
+                started: None,
+                ended: None,
+            },
+            checkpoints: BTreeMap::new(),
+            progress: Progress::default(),
+            run: None,
+            waiting: Mono::default(),
+        }
+    }
+
+    /// The live attempt's gang.
+    pub fn placement(&self) -> Option<&Placement> {
+        match &self.record.state {
+            PhaseState::Live(placement) => Some(placement),
+            PhaseState::Waiting | PhaseState::Done { .. } | PhaseState::Failed { .. } => None,
+        }
+    }
+
+    /// The newest verified checkpoint.
+    pub fn newest_verified(&self) -> Option<&Checkpoint> {
+        self.checkpoints
+            .values()
+            .rev()
+            .find(|checkpoint| checkpoint.is_verified())
+    }
+
+    /// The newest committed step that has not turned out broken.
+    pub fn newest_committed(&self) -> Option<Step> {
+        self.checkpoints
+            .values()
+            .rev()
+            .find(|checkpoint| !checkpoint.is_broken())
+            .map(|c| c.record.id.step)
+    }
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Secret ===
+
+impl Secret {
+    /// Wraps random bytes.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+// === impl RankState ===
+
+impl RankState {
+    /// The last step, once its work is done.
+    pub fn finished(&self) -> Option<Step> {
+        match self {
+            Self::Finished { step } | Self::Left { step } => Some(*step),
+            Self::Away
+            | Self::Missing { .. }
+            | Self::Starting
+            | Self::Ready { .. }
+            | Self::Back
+            | Self::Training => None,
+        }
+    }
+
+    /// Whether its worker has shown that it lives.
+    pub fn is_attached(&self) -> bool {
+        match self {
+            Self::Away | Self::Missing { .. } => false,
+            Self::Starting
+            | Self::Ready { .. }
+            | Self::Back
+            | Self::Training
+            | Self::Finished { .. }
+            | Self::Left { .. } => true,
+        }
+    }
+}

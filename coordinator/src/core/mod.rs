@@ -1,0 +1,34 @@
+//! The pure core: [`apply()`] takes the state from event to event. No clock, no socket, no randomness.
+
+pub mod time; // the two clocks
+pub mod settings; // how long to wait for what
+pub mod failure; // why attempts end
+pub mod checkpoint; // what a phase has saved
+pub mod job; // jobs, phases, attempts, ranks
+pub mod worker; // workers and their devices
+pub mod event; // everything that can happen
+pub mod outcome; // everything that follows
+pub mod state; // all of it, with undo
+pub mod change; // what became different, as rows
+pub mod apply; // one event
+pub mod invariants; // what always holds
+
+pub use apply::apply;
+pub use change::{Change, StoredJob};
+pub use checkpoint::{
+    Check, Checkpoint, CheckpointId, CheckpointRecord, CheckpointRef, CheckpointState, StoredObject,
+};
+pub use event::{DeviceReport, Event, RankEvent, RankReport, Registration, Submit, VerifyReport};
+pub use failure::{Exit, Failure, FailureKind};
+pub use invariants::check_invariants;
+pub use job::{
+    Budget, Job, JobRecord, JobState, Metric, Phase, PhasePlan, PhaseRecord, PhaseState, Placement,
+    Progress, RankState, RequestId, Run, Save, Seat, Secret, Stage, Submission,
+};
+pub use outcome::{
+    Answer, Effect, Happening, Ignored, Order, OrderTo, Outcome, PrepareOrder, Refusal,
+};
+pub use settings::Settings;
+pub use state::State;
+pub use time::{Mono, Now, UnixMs};
+pub use worker::{Hold, Link, RankId, SessionId, Slot, Worker};

@@ -1,0 +1,54 @@
+//! How long the core waits for what.
+
+use std::time::Duration;
+
+/// Bounds of every wait, and the failure budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How often an agent must be heard.
+    pub heartbeat: Duration,
+    /// A silent agent is lost after this.
+    pub dead_after: Duration,
+    /// An agent whose stream was reset is lost after this.
+    pub reconnect: Duration,
+    /// How long members of live attempts may take to come back after a restart of the coordinator.
+    pub reattach_grace: Duration,
+    /// How long a gang may take from `Prepare` until every rank is ready.
+    pub prepare_deadline: Duration,
+    /// A peer's loss is only a symptom: how long to wait for the failure behind it before aborting for the symptom.
+    pub doubt: Duration,
+    /// How long devices of an ended attempt count as nearly free, so that a gang is not placed smaller than it need be.
+    pub release_grace: Duration,
+    /// How long a gang that could be larger waits after a worker joined, for more to join.
+    pub settle: Duration,
+    /// How long a new attempt waits for the verification of a newer committed checkpoint.
+    pub verify_grace: Duration,
+    /// When to order the verification of a checkpoint again.
+    pub verify_again: Duration,
+    /// How long a lost worker stays in the list.
+    pub lost_kept: Duration,
+    /// Failures in a row without progress that end a phase.
+    pub failures: u32,
+    /// Active jobs that may be here at once.
+    pub jobs: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(1),
+            dead_after: Duration::from_secs(5),
+            reconnect: Duration::from_secs(1),
+            reattach_grace: Duration::from_secs(30),
+            prepare_deadline: Duration::from_secs(600),
+            doubt: Duration::from_millis(300),
+            release_grace: Duration::from_secs(15),
+            settle: Duration::from_secs(2),
+            verify_grace: Duration::from_secs(10),
+            verify_again: Duration::from_secs(300),
+            lost_kept: Duration::from_secs(3600),
+            failures: 3,
+            jobs: 100_000,
+        }
+    }
+}

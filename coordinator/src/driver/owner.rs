@@ -1,0 +1,353 @@
+//! The task that owns the state.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use diptych_common::clock;
+use diptych_common::ids::JobId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::handle::{Handle, Message, Watches, WishError};
+use super::outbox::Outboxes;
+use super::sweeper::{self, Sweep};
+use crate::assign;
+use crate::core::{Answer, Effect, Event, Mono, Now, Outcome, Settings, State, UnixMs, apply};
+use crate::store::{Batch, Logs, Point, Reader, Store, StoreError};
+
+/// Messages that wait for the owner before senders do.
+const WAITING: usize = 4096;
+/// Messages of one commit.
+const BATCH: usize = 1024;
+/// How often time is an event.
+const TICK: Duration = Duration::from_millis(50);
+/// Measurements wait for a commit at most this long.
+const METRICS: Duration = Duration::from_secs(1);
+/// Measurements that wait, at most; the oldest give way.
+const POINTS: usize = 100_000;
+/// Pause after a failed commit.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Collected checkpoints that wait for deletion.
+const SWEEPS: usize = 4096;
+
+/// Where and how the owner works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// How long the core waits for what.
+    pub settings: Settings,
+}
+
+/// The owner.
+#[derive(Debug)]
+struct Owner {
+    state: State,
+    store: Store,
+    messages: mpsc::Receiver<Message>,
+    watches: Arc<Watches>,
+    outboxes: Outboxes,
+    sweeps: mpsc::Sender<Sweep>,
+    started: Instant,
+    points: Vec<Point>,
+    points_since: Instant,
+    /// Reports of a batch that could not be committed: first in the next.
+    again: Vec<Event>,
+    store_failed: bool,
+}
+
+/// A wish that waits for the commit.
+type Waiting = (
+    oneshot::Sender<Result<Answer, WishError>>,
+    Result<Answer, WishError>,
+);
+
+/// Opens the data directory, rebuilds the state and starts the owner. It ends, everything committed, when `stop` is
+/// cancelled.
+///
+/// # Errors
+/// The data directory is another coordinator's, or cannot be used.
+pub async fn start(
+    options: Options,
+    stop: CancellationToken,
+) -> Result<(Handle, JoinHandle<()>), StoreError> {
+    let (mut store, reader) = Store::open(&options.data_dir).await?;
+    let mut state = assign::restored(options.settings, store.load().await?, Mono::default());
+    recall(&mut state, &reader).await?;
+    let (sender, messages) = mpsc::channel(WAITING);
+    let (sweeps, to_sweep) = mpsc::channel(SWEEPS);
+    let handle = Handle {
+        messages: sender,
+        watches: Arc::default(),
+        sessions: Arc::new(AtomicU64::new(1)),
+        settings: options.settings,
+        reader,
+        logs: Logs::new(&options.data_dir),
+    };
+    let started = Instant::now();
+    let owner = Owner {
+        state,
+        store,
+        messages,
+        watches: Arc::clone(&handle.watches),
+        outboxes: Outboxes::default(),
+        sweeps,
+        started,
+        points: Vec::new(),
+        points_since: started,
+        again: Vec::new(),
+        store_failed: false,
+    };
+    tokio::spawn(sweeper::run(to_sweep));
+    Ok((handle, tokio::spawn(owner.run(stop))))
+}
+
+/// Shows the last measurements of unfinished phases again.
+async fn recall(state: &mut State, reader: &Reader) -> Result<(), StoreError> {
+    let active: Vec<JobId> = state
+        .jobs()
+        .values()
+        .filter(|job| job.is_active())
+        .map(|job| job.id().clone())
+        .collect();
+    for id in active {
+        let Some(job) = state.job(&id).cloned() else {
+            continue;
+        };
+        for (index, plan) in job.submission.phases.iter().enumerate() {
+            if job.phases[index].record.started.is_none() {
+                continue;
+            }
+            let metrics = reader.last_metrics(&id, plan.index).await?;
+            let Some(phase) = state.job_mut(&id).map(|job| &mut job.phases[index]) else {
+                continue;
+            };
+            let reached = metrics
+                .iter()
+                .map(|metric| metric.step)
+                .max()
+                .unwrap_or_default();
+            let committed = phase.newest_committed().unwrap_or_default();
+            phase.progress.step = reached.max(committed);
+            phase.progress.reached = reached.max(committed).max(phase.record.budget.reached);
+            phase.progress.metrics = metrics
+                .into_iter()
+                .map(|metric| (metric.name.clone(), metric))
+                .collect();
+        }
+    }
+    state.derive();
+    state.keep();
+    Ok(())
+}
+
+impl Owner {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut inbox = Vec::with_capacity(BATCH);
+        loop {
+            let tick = tokio::select! {
+                count = self.messages.recv_many(&mut inbox, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    false
+                }
+                _ = ticks.tick() => true,
+                () = stop.cancelled() => break,
+            };
+            // Whoever was heard before the clock struck is not silent, however long this task was held up.
+            while tick && inbox.len() < BATCH {
+                let Ok(message) = self.messages.try_recv() else {
+                    break;
+                };
+                inbox.push(message);
+            }
+            let tick = tick && inbox.len() < BATCH;
+            if !self.batch(&mut inbox, tick).await {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        // What has come in is still answered; what comes later is refused.
+        self.messages.close();
+        while self.messages.recv_many(&mut inbox, BATCH).await > 0 {
+            self.batch(&mut inbox, false).await;
+        }
+        self.points_since = self.started;
+        self.batch(&mut inbox, true).await;
+    }
+
+    fn now(&self) -> Now {
+        let wall = UnixMs::new(clock::unix_millis(clock::now()));
+        Now {
+            mono: Mono::new(self.started.elapsed()),
+            wall,
+        }
+    }
+
+    /// Applies messages, commits once, and lets answers and effects go. False when it could not commit.
+    async fn batch(&mut self, inbox: &mut Vec<Message>, tick: bool) -> bool {
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut reports = std::mem::take(&mut self.again);
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut looks = Vec::new();
+        let now = self.now();
+        for event in &reports {
+            self.report(event.clone(), now, &mut outcomes);
+        }
+        for message in inbox.drain(..) {
+            match message {
+                Message::Wish(event, reply) => match apply(&mut self.state, event, now) {
+                    Ok(mut outcome) => {
+                        waiting.push((reply, Ok(std::mem::take(&mut outcome.answer))));
+                        outcomes.push(outcome);
+                    }
+                    Err(refusal) => waiting.push((reply, Err(refusal.into()))),
+                },
+                Message::Report(event) => {
+                    reports.push(event.clone());
+                    self.report(event, now, &mut outcomes);
+                }
+                Message::Open(session, outbox) => self.outboxes.open(session, outbox),
+                Message::Read(look) => looks.push(look),
+            }
+        }
+        if tick {
+            self.report(Event::Tick, now, &mut outcomes);
+        }
+        self.report(Event::Place, now, &mut outcomes);
+        let committed = self.commit(&mut outcomes).await;
+        match &committed {
+            Ok(()) => self.let_go(outcomes, waiting),
+            Err(error) => {
+                self.state.undo();
+                self.again = reports;
+                for (reply, _) in waiting {
+                    // Whoever asked may be gone.
+                    let _ = reply.send(Err(WishError::NotDurable(error.to_string())));
+                }
+            }
+        }
+        for look in looks {
+            look(&self.state, now.mono);
+        }
+        committed.is_ok()
+    }
+
+    /// Applies what nobody waits for.
+    fn report(&mut self, event: Event, now: Now, outcomes: &mut Vec<Outcome>) {
+        match apply(&mut self.state, event, now) {
+            Ok(outcome) => {
+                if let Answer::Ignored(why) = &outcome.answer {
+                    tracing::debug!(?why, "report ignored");
+                }
+                outcomes.push(outcome);
+            }
+            Err(refusal) => tracing::error!(%refusal, "a report was refused"),
+        }
+    }
+
+    async fn commit(&mut self, outcomes: &mut [Outcome]) -> Result<(), StoreError> {
+        let mut fresh = Vec::new();
+        let mut batch = Batch {
+            changes: self.state.changes(),
+            ..Batch::default()
+        };
+        for outcome in outcomes.iter_mut() {
+            batch.happened.append(&mut outcome.happened);
+            outcome.effects.retain_mut(|effect| {
+                let Effect::Metrics { job, phase, points } = effect else {
+                    return true;
+                };
+                let points = std::mem::take(points).into_iter();
+                fresh.extend(points.map(|metric| Point {
+                    job: job.clone(),
+                    phase: *phase,
+                    metric,
+                }));
+                false
+            });
+        }
+        let due = !self.points.is_empty() && self.points_since.elapsed() >= METRICS;
+        let needed = !batch.changes.is_empty() || !batch.happened.is_empty() || due;
+        if self.points.is_empty() && !fresh.is_empty() && !needed {
+            self.points_since = Instant::now();
+        }
+        let kept = self.points.len();
+        self.points.append(&mut fresh);
+        if self.points.len() > POINTS {
+            self.points.drain(..self.points.len() - POINTS);
+        }
+        if !needed {
+            return Ok(());
+        }
+        batch.points = std::mem::take(&mut self.points);
+        match self.store.commit(&batch).await {
+            Ok(()) => {
+                if std::mem::take(&mut self.store_failed) {
+                    tracing::info!("the database can be written again");
+                }
+                self.watch_tell(&batch);
+                Ok(())
+            }
+            Err(error) => {
+                // This batch's own points come again with its reports.
+                batch.points.truncate(kept);
+                self.points = batch.points;
+                if !std::mem::replace(&mut self.store_failed, true) {
+                    tracing::error!(%error, "commit failed: nothing changes until the database can be written");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn watch_tell(&self, batch: &Batch) {
+        let told: BTreeSet<&JobId> = batch.happened.iter().map(|line| &line.job).collect();
+        self.watches.tell(told.into_iter());
+    }
+
+    /// What is durable may be known.
+    fn let_go(&mut self, outcomes: Vec<Outcome>, waiting: Vec<Waiting>) {
+        self.watches.tell(self.state.touched());
+        self.state.keep();
+        for (reply, answer) in waiting {
+            // Whoever asked may be gone; it is done all the same.
+            let _ = reply.send(answer);
+        }
+        for effect in outcomes.into_iter().flat_map(|outcome| outcome.effects) {
+            match effect {
+                Effect::Send { session, order } => self.outboxes.send(session, order),
+                Effect::Close {
+                    session,
+                    reason,
+                    retry,
+                } => self.outboxes.close(session, reason, retry),
+                Effect::DeleteCheckpoint {
+                    job,
+                    storage,
+                    manifest,
+                } => {
+                    if self
+                        .sweeps
+                        .try_send(Sweep {
+                            storage,
+                            manifest: manifest.clone(),
+                        })
+                        .is_err()
+                    {
+                        tracing::warn!(%job, %manifest, "too many deletions wait: a collected checkpoint stays in the store");
+                    }
+                }
+                // Taken by the commit.
+                Effect::Metrics { .. } => {}
+            }
+        }
+    }
+}

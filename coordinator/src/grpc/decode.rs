@@ -1,0 +1,240 @@
+//! Wire → core. Receivers validate: names parse, numbers are finite, lists are bounded.
+
+use std::collections::BTreeSet;
+
+use diptych_common::ids::{Attempt, JobId, Rank, Step, WorkerId};
+use diptych_common::spec::Device;
+use diptych_proto::convert::{WireError, name, required};
+use diptych_proto::v1;
+
+use crate::core::{
+    CheckpointRef, DeviceReport, Exit, FailureKind, Metric, RankEvent, RankId, RankReport,
+    Registration, SessionId, StoredObject, VerifyReport,
+};
+
+/// Devices of one worker.
+const DEVICES: usize = 256;
+/// Objects of one part, metrics of one report, lines of one exit.
+const LIST: usize = 10_000;
+/// Characters of a message.
+const TEXT: usize = 8 * 1024;
+
+type Read<T> = Result<T, WireError>;
+
+fn invalid<T>(field: &'static str, reason: impl Into<String>) -> Read<T> {
+    Err(WireError::Invalid {
+        field,
+        reason: reason.into(),
+    })
+}
+
+fn text(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(TEXT));
+    text
+}
+
+/// A registration on a stream.
+pub(super) fn registration(wire: v1::Register, session: SessionId) -> Read<Registration> {
+    if wire.devices.len() > DEVICES || wire.running.len() > DEVICES {
+        return invalid("devices", format!("at most {DEVICES}"));
+    }
+    if wire.incarnation.is_empty() {
+        return Err(WireError::Missing {
+            field: "incarnation",
+        });
+    }
+    let devices = wire
+        .devices
+        .into_iter()
+        .map(device)
+        .collect::<Read<Vec<_>>>()?;
+    let indices: BTreeSet<_> = devices.iter().map(|device| device.index).collect();
+    if indices.len() < devices.len() {
+        return invalid("devices", "two have the same index");
+    }
+    Ok(Registration {
+        session,
+        worker: name("worker_id", &wire.worker_id)?,
+        incarnation: text(wire.incarnation),
+        version: text(wire.version),
+        host: text(wire.host),
+        devices,
+        running: wire.running.into_iter().map(running).collect::<Read<_>>()?,
+    })
+}
+
+fn device(wire: v1::DeviceInfo) -> Read<DeviceReport> {
+    let kind = match wire.kind.as_str() {
+        "cpu" => Device::Cpu,
+        "cuda" => Device::Cuda,
+        other => return invalid("devices.kind", format!("{other:?} is neither cpu nor cuda")),
+    };
+    Ok(DeviceReport {
+        index: wire.index,
+        kind,
+        name: text(wire.name),
+        memory: wire.memory,
+    })
+}
+
+fn running(wire: v1::RunningRank) -> Read<(RankId, u32)> {
+    let rank = RankId {
+        job: name("running.job", &wire.job)?,
+        attempt: Attempt::new(wire.attempt),
+        rank: Rank::new(wire.rank),
+    };
+    Ok((rank, wire.device))
+}
+
+/// A rank's report.
+pub(super) fn report(
+    wire: v1::RankEvent,
+    session: SessionId,
+    worker: &WorkerId,
+) -> Read<RankReport> {
+    use v1::rank_event::Event as E;
+    let event = match required("event", wire.event)? {
+        E::Ready(ready) => RankEvent::Ready {
+            endpoint: text(ready.endpoint),
+            step: Step::new(ready.step),
+            digest: text(ready.state_digest),
+            nccl_id: ready.nccl_id,
+        },
+        E::Progress(progress) => RankEvent::Progress {
+            step: Step::new(progress.step),
+            total: progress.total_steps,
+            images_per_s: finite(progress.images_per_s),
+            step_s: finite(progress.step_s),
+            metrics: metrics(progress.metrics)?,
+        },
+        E::PartSaved(part) => RankEvent::PartSaved {
+            step: Step::new(part.step),
+            objects: objects(part.objects)?,
+        },
+        E::ManifestWritten(written) => {
+            let checkpoint = checkpoint(required("checkpoint", written.checkpoint)?);
+            RankEvent::ManifestWritten { checkpoint }
+        }
+        E::Finished(finished) => RankEvent::Finished {
+            step: Step::new(finished.step),
+            results: metrics(finished.results)?,
+        },
+        E::Failed(failed) => RankEvent::Failed {
+            kind: failure_kind(failed.kind()),
+            message: text(failed.message),
+        },
+        E::Exited(exited) => {
+            let exit = match (exited.code, exited.signal) {
+                (_, Some(signal)) => Exit::Signal(signal),
+                (Some(code), None) => Exit::Code(code),
+                (None, None) => Exit::Unknown,
+            };
+            let lines = exited
+                .last_lines
+                .into_iter()
+                .rev()
+                .take(100)
+                .map(text)
+                .collect::<Vec<_>>();
+            RankEvent::Exited {
+                exit,
+                last_lines: lines.into_iter().rev().collect(),
+            }
+        }
+        E::Notice(notice) => RankEvent::Notice {
+            kind: text(notice.kind),
+            message: text(notice.message),
+        },
+    };
+    let (job, attempt, rank) = (
+        job(&wire.job)?,
+        Attempt::new(wire.attempt),
+        Rank::new(wire.rank),
+    );
+    Ok(RankReport {
+        session,
+        worker: worker.clone(),
+        job,
+        attempt,
+        rank,
+        event,
+    })
+}
+
+/// What an agent found on re-reading.
+pub(super) fn verify_report(
+    wire: v1::VerifyReport,
+    session: SessionId,
+    worker: &WorkerId,
+) -> Read<VerifyReport> {
+    Ok(VerifyReport {
+        session,
+        worker: worker.clone(),
+        job: job(&wire.job)?,
+        checkpoint: checkpoint(required("checkpoint", wire.checkpoint)?),
+        problem: Some(wire.problem)
+            .filter(|problem| !problem.is_empty())
+            .map(text),
+    })
+}
+
+/// A job id.
+pub(super) fn job(text: &str) -> Read<JobId> {
+    name("job", text)
+}
+
+fn checkpoint(wire: v1::CheckpointRef) -> CheckpointRef {
+    CheckpointRef {
+        phase: text(wire.phase),
+        manifest: text(wire.manifest),
+        digest: text(wire.digest),
+        step: Step::new(wire.step),
+    }
+}
+
+fn objects(wire: Vec<v1::StoredObject>) -> Read<Vec<StoredObject>> {
+    if wire.len() > LIST {
+        return invalid("objects", format!("at most {LIST}"));
+    }
+    let object = |object: v1::StoredObject| StoredObject {
+        key: text(object.key),
+        size: object.size,
+        digest: text(object.digest),
+    };
+    Ok(wire.into_iter().map(object).collect())
+}
+
+/// Measurements that are not finite say nothing: trainers report them as failures.
+fn metrics(wire: Vec<v1::MetricPoint>) -> Read<Vec<Metric>> {
+    if wire.len() > LIST {
+        return invalid("metrics", format!("at most {LIST}"));
+    }
+    let metric = |point: v1::MetricPoint| Metric {
+        step: Step::new(point.step.min(i64::MAX as u64)),
+        name: text(point.name),
+        value: point.value,
+    };
+    Ok(wire
+        .into_iter()
+        .filter(|point| point.value.is_finite())
+        .map(metric)
+        .collect())
+}
+
+fn finite(value: f64) -> f64 {
+    if value.is_finite() { value } else { 0.0 }
+}
+
+fn failure_kind(kind: v1::FailureKind) -> FailureKind {
+    match kind {
+        v1::FailureKind::BadData => FailureKind::BadData,
+        v1::FailureKind::Refused => FailureKind::Refused,
+        v1::FailureKind::NonFinite => FailureKind::NonFinite,
+        v1::FailureKind::Diverged => FailureKind::Diverged,
+        v1::FailureKind::PeerLost => FailureKind::PeerLost,
+        v1::FailureKind::Storage => FailureKind::Storage,
+        v1::FailureKind::Crashed => FailureKind::Crashed,
+        v1::FailureKind::Internal | v1::FailureKind::Unspecified => FailureKind::Internal,
+        v1::FailureKind::BadCheckpoint => FailureKind::BadCheckpoint,
+    }
+}

@@ -1,0 +1,12 @@
+//! The wire: decode, ask the owner, encode. No decisions.
+
+pub mod server; // every service on one port
+pub mod agents; // agents' sessions and logs
+pub mod jobs; // people's wishes
+pub mod follow; // streams that go on: watch, events, logs, metrics
+pub mod checkpoints; // list, verify, pin
+pub mod system; // workers, version
+mod decode; // wire → core
+mod encode; // core → wire
+
+pub use server::{Serving, serve};

@@ -1,0 +1,246 @@
+//! Why a job waits, or why it failed.
+
+use diptych_common::ids::PhaseName;
+use diptych_common::spec::Device;
+
+use super::ready::{Readiness, readiness};
+use crate::core::{Job, JobState, Mono, PhaseState, RankState, Stage, State};
+use crate::place::{GangRequest, Problem, Wait, solve};
+
+/// One reason. Codes are stable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// e.g. `not_enough_devices`.
+    pub code: &'static str,
+    /// Of which phase, if one.
+    pub phase: Option<PhaseName>,
+    /// What, where, and what to do.
+    pub message: String,
+    /// The failing rank's last lines.
+    pub log: Vec<String>,
+}
+
+/// Why a job waits, runs, ended or failed: the reasons in the order in which they matter.
+pub fn explain(state: &State, job: &Job, now: Mono) -> Vec<Reason> {
+    match &job.record.state {
+        JobState::Succeeded { .. } => {
+            vec![reason("succeeded", None, "every phase is done".to_owned())]
+        }
+        JobState::Cancelled { reason: said, .. } => {
+            let said = if said.is_empty() {
+                "cancelled by a user"
+            } else {
+                said
+            };
+            vec![reason(
+                "cancelled_by_user",
+                None,
+                format!("{said}; `diptych retry {}` goes on", job.id()),
+            )]
+        }
+        JobState::Failed { .. } => failed(job),
+        JobState::Active => match job.live() {
+            Some((index, _)) => running(job, index),
+            None => waiting(state, job, now),
+        },
+    }
+}
+
+fn reason(code: &'static str, phase: Option<&PhaseName>, message: String) -> Reason {
+    Reason {
+        code,
+        phase: phase.cloned(),
+        message,
+        log: Vec::new(),
+    }
+}
+
+fn failed(job: &Job) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    for (phase, plan) in job.phases.iter().zip(&job.submission.phases) {
+        if let PhaseState::Failed { cause } = &phase.record.state {
+            let mut first = reason("first_failure", Some(&plan.name), cause.to_string());
+            first.log = cause.log.clone();
+            reasons.push(first);
+            let advice = if cause.kind.is_terminal() {
+                format!("kind {} is never tried again by itself", cause.kind.name())
+            } else {
+                format!(
+                    "stopped after {} failures in a row without progress",
+                    phase.record.budget.failures
+                )
+            };
+            let next = format!(
+                "{advice}; once the cause is gone, `diptych retry {}` goes on",
+                job.id()
+            );
+            reasons.push(reason("stopped", Some(&plan.name), next));
+        }
+    }
+    reasons
+}
+
+fn running(job: &Job, index: usize) -> Vec<Reason> {
+    let plan = &job.submission.phases[index];
+    let phase = &job.phases[index];
+    let (Some(placement), Some(run)) = (phase.placement(), &phase.run) else {
+        return Vec::new();
+    };
+    let world = placement.seats.len();
+    let attempt = placement.attempt;
+    let ready = run
+        .ranks
+        .iter()
+        .filter(|rank| matches!(rank, RankState::Ready { .. }))
+        .count();
+    let back = run.ranks.iter().filter(|rank| rank.is_attached()).count();
+    let (code, message) = match &run.stage {
+        _ if placement.finished.is_some() => (
+            "verifying",
+            format!("attempt {attempt} has finished; its final checkpoint is being re-read"),
+        ),
+        Stage::Reattaching { .. } => (
+            "reattaching",
+            format!(
+                "the coordinator restarted; {back} of {world} ranks of attempt {attempt} are back"
+            ),
+        ),
+        Stage::Preparing { .. } => (
+            "starting",
+            format!("{ready} of {world} ranks of attempt {attempt} are ready"),
+        ),
+        Stage::Training => (
+            "training",
+            format!("attempt {attempt} is at step {}", phase.progress.step),
+        ),
+        Stage::Doubt { symptom, .. } => ("failing", format!("looking for the cause of: {symptom}")),
+    };
+    let mut reasons = vec![reason(code, Some(&plan.name), message)];
+    if let Some(first) = phase
+        .record
+        .budget
+        .first
+        .as_ref()
+        .filter(|_| phase.record.budget.failures > 0)
+    {
+        let failures = phase.record.budget.failures;
+        let mut last = reason(
+            "failures",
+            Some(&plan.name),
+            format!("{failures} since the last progress; first {first}"),
+        );
+        last.log = first.log.clone();
+        reasons.push(last);
+    }
+    reasons
+}
+
+fn waiting(state: &State, job: &Job, now: Mono) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    let index = match readiness(job, state.settings(), now) {
+        Readiness::Phase(index) => {
+            reasons.push(placement(state, job, index, now));
+            Some(index)
+        }
+        Readiness::Verifying(index) => {
+            let plan = &job.submission.phases[index];
+            let message =
+                "its newest checkpoint is being re-read before a new attempt starts from it"
+                    .to_owned();
+            reasons.push(reason("verifying_checkpoint", Some(&plan.name), message));
+            Some(index)
+        }
+        Readiness::Nothing => None,
+    };
+    for (other, plan) in job.submission.phases.iter().enumerate() {
+        let waits = matches!(job.phases[other].record.state, PhaseState::Waiting);
+        let open = plan.inputs.iter().map(|input| input.get() as usize);
+        let mut open = open
+            .filter(|input| !matches!(job.phases[*input].record.state, PhaseState::Done { .. }));
+        if let (true, true, Some(input)) = (waits, Some(other) != index, open.next()) {
+            let message = format!("waits for phase {}", job.submission.phases[input].name);
+            reasons.push(reason("input_not_done", Some(&plan.name), message));
+        }
+    }
+    reasons
+}
+
+fn placement(state: &State, job: &Job, index: usize, now: Mono) -> Reason {
+    let plan = &job.submission.phases[index];
+    let request = |job: &Job| match readiness(job, state.settings(), now) {
+        Readiness::Phase(index) => {
+            let plan = &job.submission.phases[index];
+            Some(GangRequest {
+                job: job.id().clone(),
+                kind: plan.device,
+                min: plan.min,
+                max: plan.max,
+            })
+        }
+        Readiness::Verifying(_) | Readiness::Nothing => None,
+    };
+    let problem = Problem::of(state, now);
+    let requests = state
+        .queue()
+        .iter()
+        .filter_map(|key| state.job(&key.job))
+        .filter_map(|job| request(job));
+    let solution = solve(&problem, requests);
+    let wait = solution
+        .waiting
+        .into_iter()
+        .find(|(other, _)| other == job.id())
+        .map(|(_, wait)| wait);
+    let kind = match plan.device {
+        Device::Cpu => "CPU slots",
+        Device::Cuda => "GPUs",
+    };
+    let total = problem.capacity(plan.device).total;
+    let free = problem
+        .free
+        .iter()
+        .filter(|device| device.kind == plan.device)
+        .count();
+    let (code, message) = match wait {
+        Some(Wait::NotEnoughDevices {
+            needed,
+            free,
+            total,
+        }) if (total as u64) < u64::from(needed) => (
+            "not_enough_devices",
+            format!(
+                "needs {needed} {kind}; all workers together have {total} ({free} free): start more workers, or lower `ranks`"
+            ),
+        ),
+        Some(Wait::NotEnoughDevices {
+            needed,
+            free,
+            total,
+        }) => (
+            "not_enough_devices",
+            format!("needs {needed} {kind}; {free} of {total} are free"),
+        ),
+        Some(Wait::BehindOtherJobs { first }) => (
+            "behind_other_jobs",
+            format!("job {first} is before it in the queue and waits for {kind}, too"),
+        ),
+        Some(Wait::DevicesReleasing { soon }) => (
+            "devices_releasing",
+            format!("could run smaller, but {soon} {kind} are about to be free"),
+        ),
+        Some(Wait::WorkersJoining) => (
+            "workers_joining",
+            "could run smaller, but workers are still joining".to_owned(),
+        ),
+        // The solution ends once nothing is left to give out.
+        None if free == 0 || total < plan.min as usize => (
+            "not_enough_devices",
+            format!("needs {} {kind}; {free} of {total} are free", plan.min),
+        ),
+        None => (
+            "behind_other_jobs",
+            format!("jobs before it in the queue take the {free} free {kind}"),
+        ),
+    };
+    reason(code, Some(&plan.name), message)
+}

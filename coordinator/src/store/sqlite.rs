@@ -1,0 +1,257 @@
+//! The writer: load everything, commit one batch at a time.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diptych_common::ids::{JobId, PhaseIndex};
+use diptych_common::spec::{JobDraft, JobSpec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
+
+use super::StoreError;
+use super::lock::Lock;
+use super::reader::Reader;
+use crate::admit;
+use crate::core::{Change, CheckpointRecord, Happening, Metric, PhaseRecord, StoredJob};
+
+/// The one writer. Dropped, it gives the directory free.
+#[derive(Debug)]
+pub struct Store {
+    connection: SqliteConnection,
+    _lock: Lock,
+}
+
+/// What is committed together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Rows of the state.
+    pub changes: Vec<Change>,
+    /// Lines of histories.
+    pub happened: Vec<Happening>,
+    /// Measurements.
+    pub points: Vec<Point>,
+}
+
+/// One measurement of a phase.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Whose.
+    pub job: JobId,
+    /// Of which phase.
+    pub phase: PhaseIndex,
+    /// What.
+    pub metric: Metric,
+}
+
+impl Store {
+    /// Opens a data directory, made if it is not there, and takes it.
+    ///
+    /// # Errors
+    /// Another coordinator has it; it cannot be written; its database is of a newer coordinator.
+    pub async fn open(dir: &Path) -> Result<(Self, Reader), StoreError> {
+        std::fs::create_dir_all(dir).map_err(StoreError::file(dir))?;
+        let lock = Lock::take(dir)?;
+        let options = SqliteConnectOptions::new()
+            .filename(dir.join("coordinator.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            // Nobody else writes: whoever holds the database for long is a mistake, and no wait for it helps.
+            .busy_timeout(Duration::from_secs(1))
+            .disable_statement_logging();
+        let mut connection = options.connect().await?;
+        sqlx::migrate!("./migrations").run(&mut connection).await?;
+        let reader = Reader::open(options)?;
+        Ok((
+            Self {
+                connection,
+                _lock: lock,
+            },
+            reader,
+        ))
+    }
+
+    /// Everything that the store holds, in order of submission.
+    ///
+    /// # Errors
+    /// The database cannot be read, or holds what this version cannot understand.
+    pub async fn load(&mut self) -> Result<Vec<StoredJob>, StoreError> {
+        let rows = sqlx::query("SELECT id, spec, body FROM jobs ORDER BY sequence")
+            .fetch_all(&mut self.connection)
+            .await?;
+        let mut jobs = Vec::with_capacity(rows.len());
+        let mut positions = std::collections::HashMap::new();
+        for row in rows {
+            let id = job_id(row.try_get("id")?)?;
+            let draft: JobDraft = decode(&id, row.try_get("spec")?)?;
+            let spec = JobSpec::try_from(draft).map_err(|errors| StoreError::row(&id, errors))?;
+            positions.insert(id.clone(), jobs.len());
+            jobs.push(StoredJob {
+                submission: Arc::new(admit::submission(&spec)),
+                record: decode(&id, row.try_get("body")?)?,
+                phases: Vec::new(),
+            });
+        }
+        let rows = sqlx::query("SELECT job, body FROM phases ORDER BY job, phase")
+            .fetch_all(&mut self.connection)
+            .await?;
+        for row in rows {
+            let id = job_id(row.try_get("job")?)?;
+            let record: PhaseRecord = decode(&id, row.try_get("body")?)?;
+            if let Some(position) = positions.get(&id) {
+                jobs[*position].phases.push((record, Vec::new()));
+            }
+        }
+        let rows = sqlx::query(
+            "SELECT job, phase, body FROM checkpoints ORDER BY job, phase, step, attempt",
+        )
+        .fetch_all(&mut self.connection)
+        .await?;
+        for row in rows {
+            let id = job_id(row.try_get("job")?)?;
+            let record: CheckpointRecord = decode(&id, row.try_get("body")?)?;
+            let phase: i64 = row.try_get("phase")?;
+            let phases = positions
+                .get(&id)
+                .map(|position| &mut jobs[*position].phases);
+            match phases.and_then(|phases| phases.get_mut(phase as usize)) {
+                Some((_, checkpoints)) => checkpoints.push(record),
+                None => {
+                    return Err(StoreError::row(
+                        &id,
+                        format!("a checkpoint of phase {phase}, which it has not"),
+                    ));
+                }
+            }
+        }
+        for job in &jobs {
+            if job.phases.len() != job.submission.phases.len() {
+                return Err(StoreError::row(&job.record.id, "phases are missing"));
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Writes a batch, all or nothing. When this returns, it is on the disk.
+    ///
+    /// # Errors
+    /// The database cannot be written; then nothing of the batch is.
+    pub async fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let mut transaction = self.connection.begin().await?;
+        for change in &batch.changes {
+            write(&mut transaction, change).await?;
+        }
+        for line in &batch.happened {
+            happened(&mut transaction, line).await?;
+        }
+        for point in &batch.points {
+            measured(&mut transaction, point).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+}
+
+async fn write(connection: &mut SqliteConnection, change: &Change) -> Result<(), StoreError> {
+    match change {
+        Change::PutJob { submission, record } => {
+            sqlx::query(
+                "INSERT INTO jobs (id, sequence, request, spec, body) VALUES (?, ?, ?, ?, ?)
+                 ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+            )
+            .bind(record.id.as_str())
+            .bind(record.sequence as i64)
+            .bind(record.request.as_ref().map(|request| request.0.as_str()))
+            .bind(encode(&record.id, &submission.draft)?)
+            .bind(encode(&record.id, record)?)
+            .execute(connection)
+            .await?;
+        }
+        Change::PutPhase { job, phase, record } => {
+            sqlx::query("INSERT OR REPLACE INTO phases (job, phase, body) VALUES (?, ?, ?)")
+                .bind(job.as_str())
+                .bind(i64::from(phase.get()))
+                .bind(encode(job, record)?)
+                .execute(connection)
+                .await?;
+        }
+        Change::PutCheckpoint { job, phase, record } => {
+            sqlx::query("INSERT OR REPLACE INTO checkpoints (job, phase, step, attempt, body) VALUES (?, ?, ?, ?, ?)")
+                .bind(job.as_str())
+                .bind(i64::from(phase.get()))
+                .bind(record.id.step.get() as i64)
+                .bind(record.id.attempt.get() as i64)
+                .bind(encode(job, record)?)
+                .execute(connection)
+                .await?;
+        }
+        Change::DropCheckpoint { job, phase, id } => {
+            sqlx::query(
+                "DELETE FROM checkpoints WHERE job = ? AND phase = ? AND step = ? AND attempt = ?",
+            )
+            .bind(job.as_str())
+            .bind(i64::from(phase.get()))
+            .bind(id.step.get() as i64)
+            .bind(id.attempt.get() as i64)
+            .execute(connection)
+            .await?;
+        }
+        Change::DropJob { job } => {
+            sqlx::query("DELETE FROM jobs WHERE id = ?")
+                .bind(job.as_str())
+                .execute(connection)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn happened(connection: &mut SqliteConnection, line: &Happening) -> Result<(), StoreError> {
+    // A job that was deleted in the same batch has no history any more.
+    sqlx::query(
+        "INSERT INTO events (job, at_ms, kind, phase, attempt, message)
+         SELECT id, ?, ?, ?, ?, ? FROM jobs WHERE id = ?",
+    )
+    .bind(line.at.get() as i64)
+    .bind(&line.kind)
+    .bind(line.phase.as_ref().map(|phase| phase.as_str()))
+    .bind(line.attempt.get() as i64)
+    .bind(&line.message)
+    .bind(line.job.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn measured(connection: &mut SqliteConnection, point: &Point) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO metrics (job, phase, name, step, value)
+         SELECT id, ?, ?, ?, ? FROM jobs WHERE id = ?",
+    )
+    .bind(i64::from(point.phase.get()))
+    .bind(&point.metric.name)
+    .bind(point.metric.step.get() as i64)
+    .bind(point.metric.value)
+    .bind(point.job.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn job_id(text: String) -> Result<JobId, StoreError> {
+    text.parse().map_err(|error| StoreError::Row {
+        job: text,
+        problem: format!("{error}"),
+    })
+}
+
+fn encode<T: Serialize>(job: &JobId, value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::row(job, error))
+}
+
+fn decode<T: DeserializeOwned>(job: &JobId, text: String) -> Result<T, StoreError> {
+    serde_json::from_str(&text).map_err(|error| StoreError::row(job, error))
+}

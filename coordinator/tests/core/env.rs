@@ -1,0 +1,461 @@
+//! A state, its store and the time. Each step checks the invariants, that attempts only grow and ended jobs stay ended, and
+//! that the state rebuilt from the store's rows is the live one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diptych_common::checkpoint::CheckpointKey;
+use diptych_common::ids::{Attempt, JobId, PhaseIndex, Rank, Step, WorkerId};
+use diptych_common::spec::Device;
+use diptych_coordinator::assign;
+use diptych_coordinator::core::{
+    Answer, Change, CheckpointRef, DeviceReport, Effect, Event, Exit, Job, JobState, Mono, Now,
+    Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal, Registration, RequestId,
+    Secret, SessionId, Settings, State, StoredJob, StoredObject, Submission, Submit, UnixMs,
+    VerifyReport, apply, check_invariants,
+};
+
+use crate::words::{exited, finished, id, ready, worker};
+
+/// A state, its store as a model, and the time.
+pub(crate) struct Env {
+    pub(crate) state: State,
+    pub(crate) store: BTreeMap<JobId, StoredJob>,
+    pub(crate) orders: Vec<(WorkerId, Order)>,
+    pub(crate) closed: Vec<SessionId>,
+    pub(crate) deleted: Vec<String>,
+    pub(crate) history: Vec<String>,
+    pub(crate) at: Duration,
+    sessions: BTreeMap<WorkerId, (SessionId, String, u32)>,
+    next_session: u64,
+}
+
+impl Env {
+    pub(crate) fn new() -> Self {
+        let settings = Settings {
+            settle: Duration::ZERO,
+            ..Settings::default()
+        };
+        Self {
+            state: State::new(settings),
+            store: BTreeMap::new(),
+            orders: Vec::new(),
+            closed: Vec::new(),
+            deleted: Vec::new(),
+            history: Vec::new(),
+            at: Duration::ZERO,
+            sessions: BTreeMap::new(),
+            next_session: 1,
+        }
+    }
+
+    /// An environment with workers of one slot each.
+    pub(crate) fn with_workers(names: &[&str]) -> Self {
+        let mut env = Self::new();
+        for name in names {
+            env.register(name, "1", 1, &[]);
+        }
+        env.orders.clear();
+        env
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now {
+            mono: Mono::new(self.at),
+            wall: UnixMs::new(1_000_000 + self.at.as_millis() as u64),
+        }
+    }
+
+    /// One event, and the placement that follows it.
+    pub(crate) fn step(&mut self, event: Event) -> Result<Answer, Refusal> {
+        let outcome = self.one(event)?;
+        let answer = self.take(outcome);
+        let placed = self.one(Event::Place).expect("placing is never refused");
+        self.take(placed);
+        Ok(answer)
+    }
+
+    pub(crate) fn do_step(&mut self, event: Event) -> Answer {
+        self.step(event)
+            .unwrap_or_else(|refusal| panic!("refused: {refusal}"))
+    }
+
+    fn one(&mut self, event: Event) -> Result<Outcome, Refusal> {
+        let before: Vec<Arc<Job>> = self.state.jobs().values().cloned().collect();
+        let is_retry = matches!(event, Event::Retry { .. });
+        let what = format!("{event:?}");
+        let now = self.now();
+        let result = apply(&mut self.state, event, now);
+        let changes = self.state.changes();
+        assert!(
+            result.is_ok() || changes.is_empty(),
+            "refused, yet changed: {what}"
+        );
+        for change in changes {
+            self.write(change);
+        }
+        self.state.keep();
+        check_invariants(&self.state).unwrap_or_else(|broken| panic!("{broken}\nafter {what}"));
+        for old in before {
+            let Some(new) = self.state.job(old.id()) else {
+                continue;
+            };
+            assert!(
+                new.record.last_attempt >= old.record.last_attempt,
+                "attempts only grow"
+            );
+            let absorbed = old.is_active() || new.record.state == old.record.state || is_retry;
+            assert!(
+                absorbed,
+                "I9: {:?} became {:?}",
+                old.record.state, new.record.state
+            );
+        }
+        let live: BTreeMap<_, _> = self
+            .state
+            .jobs()
+            .iter()
+            .map(|(id, job)| (id.clone(), StoredJob::of(job)))
+            .collect();
+        assert!(
+            live == self.store,
+            "I12: the store's rows are not the live state, after {what}"
+        );
+        result
+    }
+
+    fn write(&mut self, change: Change) {
+        match change {
+            Change::PutJob { submission, record } => {
+                let stored = self
+                    .store
+                    .entry(record.id.clone())
+                    .or_insert_with(|| StoredJob {
+                        submission,
+                        record: record.clone(),
+                        phases: Vec::new(),
+                    });
+                stored.record = record;
+            }
+            Change::PutPhase { job, phase, record } => {
+                let phases = &mut self.store.get_mut(&job).expect("a phase of a job").phases;
+                match phases.get_mut(phase.get() as usize) {
+                    Some(row) => row.0 = record,
+                    None => phases.push((record, Vec::new())),
+                }
+            }
+            Change::PutCheckpoint { job, phase, record } => {
+                let rows =
+                    &mut self.store.get_mut(&job).expect("of a job").phases[phase.get() as usize].1;
+                rows.retain(|row| row.id != record.id);
+                rows.push(record);
+                rows.sort_by_key(|row| row.id);
+            }
+            Change::DropCheckpoint { job, phase, id } => {
+                let phases = &mut self.store.get_mut(&job).expect("of a job").phases;
+                phases[phase.get() as usize].1.retain(|row| row.id != id);
+            }
+            Change::DropJob { job } => {
+                self.store.remove(&job);
+            }
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome) -> Answer {
+        self.history.extend(
+            outcome
+                .happened
+                .iter()
+                .map(|line| format!("{}: {}", line.kind, line.message)),
+        );
+        for effect in outcome.effects {
+            match effect {
+                Effect::Send { session, order } => {
+                    let to = self
+                        .sessions
+                        .iter()
+                        .find(|(_, (open, _, _))| *open == session);
+                    let (worker, _) = to.expect("orders go to open sessions only");
+                    self.orders.push((worker.clone(), order));
+                }
+                Effect::Close { session, .. } => self.closed.push(session),
+                Effect::DeleteCheckpoint { manifest, .. } => self.deleted.push(manifest),
+                Effect::Metrics { .. } => {}
+            }
+        }
+        outcome.answer
+    }
+
+    /// Time passes, in ticks of 50 ms.
+    pub(crate) fn wait(&mut self, ms: u64) {
+        let end = self.at + Duration::from_millis(ms);
+        while self.at < end {
+            self.at += Duration::from_millis(50);
+            self.do_step(Event::Tick);
+        }
+    }
+
+    /// Time passes, and these workers' agents are heard.
+    pub(crate) fn wait_alive(&mut self, ms: u64, names: &[&str]) {
+        let end = self.at + Duration::from_millis(ms);
+        while self.at < end {
+            for name in names {
+                let (session, worker) = (self.session(name), worker(name));
+                self.do_step(Event::Heartbeat { session, worker });
+            }
+            self.wait(500);
+        }
+    }
+
+    // Workers.
+
+    pub(crate) fn session(&self, name: &str) -> SessionId {
+        self.sessions[&worker(name)].0
+    }
+
+    pub(crate) fn register(
+        &mut self,
+        name: &str,
+        incarnation: &str,
+        slots: u32,
+        running: &[(&str, u64, u32, u32)],
+    ) {
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        self.sessions
+            .insert(worker(name), (session, incarnation.to_owned(), slots));
+        let device = |index| DeviceReport {
+            index,
+            kind: Device::Cpu,
+            name: String::new(),
+            memory: 0,
+        };
+        let rank = |(job, attempt, rank, device): &(&str, u64, u32, u32)| {
+            let rank = RankId {
+                job: id(job),
+                attempt: Attempt::new(*attempt),
+                rank: Rank::new(*rank),
+            };
+            (rank, *device)
+        };
+        self.do_step(Event::Registered(Registration {
+            session,
+            worker: worker(name),
+            incarnation: incarnation.to_owned(),
+            version: "0".to_owned(),
+            host: "localhost".to_owned(),
+            devices: (0..slots).map(device).collect(),
+            running: running.iter().map(rank).collect(),
+        }));
+    }
+
+    pub(crate) fn reset(&mut self, name: &str) {
+        self.do_step(Event::Reset {
+            session: self.session(name),
+            worker: worker(name),
+        });
+    }
+
+    // Jobs.
+
+    pub(crate) fn submit(&mut self, name: &str, submission: &Arc<Submission>) -> JobId {
+        self.submit_as(name, submission, None).unwrap();
+        id(name)
+    }
+
+    pub(crate) fn submit_as(
+        &mut self,
+        name: &str,
+        submission: &Arc<Submission>,
+        request: Option<&str>,
+    ) -> Result<Answer, Refusal> {
+        self.step(Event::Submit(Submit {
+            id: id(name),
+            submission: Arc::clone(submission),
+            request: request.map(|request| RequestId(request.to_owned())),
+            secret: Secret::new([7; 32]),
+        }))
+    }
+
+    pub(crate) fn job(&self, name: &str) -> &Job {
+        self.state.job(&id(name)).expect("there is such a job")
+    }
+
+    pub(crate) fn live(&self, name: &str) -> (usize, u64, Vec<String>) {
+        let (index, placement) = self
+            .job(name)
+            .live()
+            .unwrap_or_else(|| panic!("{name} has no live attempt"));
+        let workers = placement
+            .seats
+            .iter()
+            .map(|seat| seat.worker.to_string())
+            .collect();
+        (index, placement.attempt.get(), workers)
+    }
+
+    pub(crate) fn is_done(&self, name: &str, phase: usize) -> bool {
+        matches!(
+            self.job(name).phases[phase].record.state,
+            PhaseState::Done { .. }
+        )
+    }
+
+    pub(crate) fn has_succeeded(&self, name: &str) -> bool {
+        matches!(self.job(name).record.state, JobState::Succeeded { .. })
+    }
+
+    // Ranks of the live attempt.
+
+    pub(crate) fn say(&mut self, job: &str, rank: u32, event: RankEvent) -> Answer {
+        let (_, attempt, workers) = self.live(job);
+        let worker = workers[rank as usize].clone();
+        self.say_as(&worker, job, attempt, rank, event)
+    }
+
+    pub(crate) fn say_as(
+        &mut self,
+        name: &str,
+        job: &str,
+        attempt: u64,
+        rank: u32,
+        event: RankEvent,
+    ) -> Answer {
+        let report = RankReport {
+            session: self.session(name),
+            worker: worker(name),
+            job: id(job),
+            attempt: Attempt::new(attempt),
+            rank: Rank::new(rank),
+            event,
+        };
+        self.do_step(Event::Rank(report))
+    }
+
+    pub(crate) fn all_ready(&mut self, job: &str, step: u64) {
+        for rank in 0..self.live(job).2.len() as u32 {
+            self.say(job, rank, ready(step, "aa"));
+        }
+    }
+
+    /// A save of every rank, up to the commit.
+    pub(crate) fn save(&mut self, job: &str, step: u64) {
+        let world = self.live(job).2.len() as u32;
+        for rank in 0..world {
+            let part = self.part(job, rank, step);
+            self.say(job, rank, part);
+        }
+        let written = self.manifest(job, step);
+        self.say(job, 0, written);
+    }
+
+    pub(crate) fn key(&self, job: &str, step: u64) -> CheckpointKey {
+        let (index, attempt, _) = self.live(job);
+        let name = self.job(job).submission.phases[index].name.clone();
+        let (phase, attempt) = (PhaseIndex::new(index as u32), Attempt::new(attempt));
+        CheckpointKey {
+            job: id(job),
+            phase,
+            name,
+            step: Step::new(step),
+            attempt,
+        }
+    }
+
+    pub(crate) fn part(&self, job: &str, rank: u32, step: u64) -> RankEvent {
+        let key = self.key(job, step).shard(Rank::new(rank));
+        RankEvent::PartSaved {
+            step: Step::new(step),
+            objects: vec![StoredObject {
+                key,
+                size: 5,
+                digest: "00".repeat(32),
+            }],
+        }
+    }
+
+    pub(crate) fn manifest(&self, job: &str, step: u64) -> RankEvent {
+        let key = self.key(job, step);
+        let checkpoint = CheckpointRef {
+            phase: key.name.to_string(),
+            manifest: key.manifest().to_string(),
+            digest: "ab".repeat(32),
+            step: Step::new(step),
+        };
+        RankEvent::ManifestWritten { checkpoint }
+    }
+
+    /// Answers every verification order that is open.
+    pub(crate) fn verify_all(&mut self, problem: Option<&str>) -> usize {
+        let (asked, rest) = std::mem::take(&mut self.orders)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(_, order)| matches!(order, Order::Verify { .. }));
+        self.orders = rest;
+        let count = asked.len();
+        for (worker, order) in asked {
+            let Order::Verify {
+                job, checkpoint, ..
+            } = order
+            else {
+                continue;
+            };
+            let session = self.sessions[&worker].0;
+            let problem = problem.map(str::to_owned);
+            self.do_step(Event::Verified(VerifyReport {
+                session,
+                worker,
+                job,
+                checkpoint,
+                problem,
+            }));
+        }
+        count
+    }
+
+    pub(crate) fn finish(&mut self, job: &str, step: u64) {
+        for rank in 0..self.live(job).2.len() as u32 {
+            self.say(job, rank, finished(step));
+        }
+    }
+
+    /// The live attempt from prepared to done, with its last save at `step`.
+    pub(crate) fn run_phase(&mut self, job: &str, step: u64) {
+        let (index, attempt, workers) = self.live(job);
+        self.all_ready(job, 0);
+        self.save(job, step);
+        self.finish(job, step);
+        self.verify_all(None);
+        assert!(self.is_done(job, index), "{:?}", self.history);
+        for (rank, worker) in workers.iter().enumerate() {
+            self.say_as(worker, job, attempt, rank as u32, exited(Exit::Code(0)));
+        }
+    }
+
+    /// The coordinator is killed and started again on its store; agents have lost their sessions.
+    pub(crate) fn restart(&mut self) {
+        let stored: Vec<_> = self.store.values().cloned().collect();
+        self.state = assign::restored(*self.state.settings(), stored, Mono::new(self.at));
+        self.sessions.clear();
+        self.orders.clear();
+        check_invariants(&self.state).unwrap();
+    }
+
+    pub(crate) fn happened(&self, kind: &str) -> usize {
+        let prefix = format!("{kind}: ");
+        self.history
+            .iter()
+            .filter(|line| line.starts_with(&prefix))
+            .count()
+    }
+
+    /// Orders of one kind since the last call, by worker; all orders are forgotten.
+    pub(crate) fn take_orders(&mut self, wanted: impl Fn(&Order) -> bool) -> Vec<String> {
+        let orders = std::mem::take(&mut self.orders);
+        orders
+            .into_iter()
+            .filter(|(_, order)| wanted(order))
+            .map(|(worker, _)| worker.to_string())
+            .collect()
+    }
+}

@@ -1,0 +1,13 @@
+//! The pure core, driven event by event; what always holds is checked after each.
+
+#![allow(clippy::unwrap_used)] // helpers of tests panic as tests do
+
+mod env; // a state, its store and the time
+mod words; // specs, names, reports, orders
+mod path; // submit to succeeded
+mod failures; // what ends attempts, and what follows
+mod workers; // leases, reconnects, restarts of agents
+mod restart; // the coordinator comes back from its store
+mod saves; // parts, manifests, verification, fall-back
+mod wishes; // submit twice, cancel, retry, delete, pin, explain
+mod random; // random events never break a promise

@@ -1,0 +1,352 @@
+//! Random events never break a promise. The environment checks after each; here is only the noise. A failing seed is
+//! printed by proptest and kept beside this file.
+
+use diptych_common::ids::PhaseIndex;
+use diptych_coordinator::core::{Event, Exit, FailureKind};
+use proptest::prelude::*;
+
+use crate::env::*;
+use crate::words::*;
+
+const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
+const JOBS: [&str; 3] = ["job-1", "job-2", "job-3"];
+
+#[derive(Debug, Clone)]
+enum Noise {
+    Submit {
+        job: usize,
+        min: u32,
+        more: u32,
+        priority: i32,
+    },
+    Cancel(usize),
+    Retry(usize),
+    Delete(usize),
+    Pin {
+        job: usize,
+        nth: usize,
+        pinned: bool,
+    },
+    Register {
+        worker: usize,
+        fresh: bool,
+    },
+    Reset(usize),
+    Leave(usize),
+    Wait(u64),
+    Ready {
+        job: usize,
+        rank: usize,
+        digest: bool,
+    },
+    Progress {
+        job: usize,
+        rank: usize,
+        step: u64,
+    },
+    Part {
+        job: usize,
+        rank: usize,
+        step: u64,
+    },
+    Manifest {
+        job: usize,
+        step: u64,
+    },
+    Finished {
+        job: usize,
+        rank: usize,
+        step: u64,
+    },
+    Failed {
+        job: usize,
+        rank: usize,
+        kind: usize,
+    },
+    Exited {
+        worker: usize,
+        slot: usize,
+        clean: bool,
+    },
+    Verify(bool),
+    Phase(usize),
+    Restart,
+    Undo(usize),
+}
+
+fn noise() -> impl Strategy<Value = Noise> {
+    let job = 0..JOBS.len();
+    let worker = 0..WORKERS.len();
+    let rank = 0_usize..4;
+    let step = 1_u64..6;
+    prop_oneof![
+        2 => (job.clone(), 1_u32..4, 0_u32..3, -1..2).prop_map(|(job, min, more, priority)| Noise::Submit { job, min, more, priority }),
+        1 => job.clone().prop_map(Noise::Cancel),
+        1 => job.clone().prop_map(Noise::Retry),
+        1 => job.clone().prop_map(Noise::Delete),
+        1 => (job.clone(), 0_usize..3, any::<bool>()).prop_map(|(job, nth, pinned)| Noise::Pin { job, nth, pinned }),
+        6 => (worker.clone(), prop::bool::weighted(0.2)).prop_map(|(worker, fresh)| Noise::Register { worker, fresh }),
+        1 => worker.clone().prop_map(Noise::Reset),
+        1 => worker.clone().prop_map(Noise::Leave),
+        3 => (50_u64..3_000).prop_map(Noise::Wait),
+        4 => (job.clone(), rank.clone(), prop::bool::weighted(0.95)).prop_map(|(job, rank, digest)| Noise::Ready { job, rank, digest }),
+        2 => (job.clone(), rank.clone(), step.clone()).prop_map(|(job, rank, step)| Noise::Progress { job, rank, step }),
+        4 => (job.clone(), rank.clone(), step.clone()).prop_map(|(job, rank, step)| Noise::Part { job, rank, step }),
+        3 => (job.clone(), step.clone()).prop_map(|(job, step)| Noise::Manifest { job, step }),
+        3 => (job.clone(), rank.clone(), step.clone()).prop_map(|(job, rank, step)| Noise::Finished { job, rank, step }),
+        1 => (job.clone(), rank, 0_usize..9).prop_map(|(job, rank, kind)| Noise::Failed { job, rank, kind }),
+        4 => (worker, 0_usize..2, any::<bool>()).prop_map(|(worker, slot, clean)| Noise::Exited { worker, slot, clean }),
+        3 => prop::bool::weighted(0.8).prop_map(Noise::Verify),
+        8 => job.clone().prop_map(Noise::Phase),
+        1 => Just(Noise::Restart),
+        1 => job.prop_map(Noise::Undo),
+    ]
+}
+
+const KINDS: [FailureKind; 9] = [
+    FailureKind::BadData,
+    FailureKind::Refused,
+    FailureKind::NonFinite,
+    FailureKind::Diverged,
+    FailureKind::PeerLost,
+    FailureKind::Storage,
+    FailureKind::Crashed,
+    FailureKind::Internal,
+    FailureKind::BadCheckpoint,
+];
+
+/// The rank of a live attempt whose worker has an open session.
+fn speaker(env: &Env, job: usize, rank: usize) -> Option<u32> {
+    let job = env.state.job(&id(JOBS[job]))?;
+    let (_, placement) = job.live()?;
+    let rank = rank % placement.seats.len();
+    env.state
+        .worker(&placement.seats[rank].worker)?
+        .session()
+        .map(|_| rank as u32)
+}
+
+fn make(env: &mut Env, noise: Noise) {
+    match noise {
+        Noise::Submit {
+            job,
+            min,
+            more,
+            priority,
+        } => {
+            let spec = submission((min, min + more), priority, &["a", "b<a", "c"]);
+            let _ = env.submit_as(JOBS[job], &spec, None);
+        }
+        Noise::Cancel(job) => drop(env.step(Event::Cancel {
+            job: id(JOBS[job]),
+            reason: String::new(),
+        })),
+        Noise::Retry(job) => drop(env.step(Event::Retry { job: id(JOBS[job]) })),
+        Noise::Delete(job) => drop(env.step(Event::Delete { job: id(JOBS[job]) })),
+        Noise::Pin { job, nth, pinned } => {
+            let found = env
+                .state
+                .job(&id(JOBS[job]))
+                .and_then(|job| job.phases[0].checkpoints.keys().nth(nth).copied());
+            if let Some(checkpoint) = found {
+                let phase = PhaseIndex::new(0);
+                env.do_step(Event::Pin {
+                    job: id(JOBS[job]),
+                    phase,
+                    checkpoint,
+                    pinned,
+                });
+            }
+        }
+        Noise::Register {
+            worker: index,
+            fresh,
+        } => {
+            let known = env.state.worker(&worker(WORKERS[index])).cloned();
+            let ranks: Vec<_> = known
+                .iter()
+                .filter(|_| !fresh)
+                .flat_map(|worker| &worker.slots)
+                .filter_map(|slot| slot.hold.rank().map(|rank| (rank.clone(), slot.index)))
+                .collect();
+            let running: Vec<_> = ranks
+                .iter()
+                .map(|(rank, device)| {
+                    (
+                        rank.job.as_str(),
+                        rank.attempt.get(),
+                        rank.rank.get(),
+                        *device,
+                    )
+                })
+                .collect();
+            let incarnation = match (&known, fresh) {
+                (Some(worker), false) => worker.incarnation.clone(),
+                (Some(worker), true) => format!("{}+", worker.incarnation),
+                (None, _) => "1".to_owned(),
+            };
+            env.register(WORKERS[index], &incarnation, 2, &running);
+        }
+        Noise::Reset(index) => {
+            if let Some(session) = env
+                .state
+                .worker(&worker(WORKERS[index]))
+                .and_then(|worker| worker.session())
+            {
+                env.do_step(Event::Reset {
+                    session,
+                    worker: worker(WORKERS[index]),
+                });
+            }
+        }
+        Noise::Leave(index) => {
+            if let Some(session) = env
+                .state
+                .worker(&worker(WORKERS[index]))
+                .and_then(|worker| worker.session())
+            {
+                env.do_step(Event::Leaving {
+                    session,
+                    worker: worker(WORKERS[index]),
+                    reason: String::new(),
+                });
+            }
+        }
+        Noise::Wait(ms) => env.wait(ms),
+        Noise::Ready { job, rank, digest } => {
+            if let Some(rank) = speaker(env, job, rank) {
+                env.say(JOBS[job], rank, ready(0, if digest { "aa" } else { "bb" }));
+            }
+        }
+        Noise::Progress { job, rank, step } => {
+            if let Some(rank) = speaker(env, job, rank) {
+                env.say(JOBS[job], rank, progress(step));
+            }
+        }
+        Noise::Part { job, rank, step } => {
+            if let Some(rank) = speaker(env, job, rank) {
+                let part = env.part(JOBS[job], rank, step);
+                env.say(JOBS[job], rank, part);
+            }
+        }
+        Noise::Manifest { job, step } => {
+            if let Some(0) = speaker(env, job, 0) {
+                let written = env.manifest(JOBS[job], step);
+                env.say(JOBS[job], 0, written);
+            }
+        }
+        Noise::Finished { job, rank, step } => {
+            if let Some(rank) = speaker(env, job, rank) {
+                env.say(JOBS[job], rank, finished(step));
+            }
+        }
+        Noise::Failed { job, rank, kind } => {
+            if let Some(rank) = speaker(env, job, rank) {
+                env.say(JOBS[job], rank, failed(KINDS[kind]));
+            }
+        }
+        Noise::Exited {
+            worker: index,
+            slot,
+            clean,
+        } => {
+            let known = env
+                .state
+                .worker(&worker(WORKERS[index]))
+                .filter(|worker| worker.session().is_some())
+                .cloned();
+            let held = known.and_then(|worker| worker.slots[slot].hold.rank().cloned());
+            if let Some(rank) = held {
+                let exit = if clean {
+                    Exit::Code(0)
+                } else {
+                    Exit::Signal(9)
+                };
+                let (job, attempt, number) =
+                    (rank.job.to_string(), rank.attempt.get(), rank.rank.get());
+                env.say_as(WORKERS[index], &job, attempt, number, exited(exit));
+            }
+        }
+        Noise::Verify(good) => {
+            // Only workers that can be reached answer.
+            let reachable = |env: &Env, name: &diptych_common::ids::WorkerId| {
+                env.state
+                    .worker(name)
+                    .is_some_and(|worker| worker.session().is_some())
+            };
+            let orders = std::mem::take(&mut env.orders);
+            env.orders = orders
+                .into_iter()
+                .filter(|(name, _)| reachable(env, name))
+                .collect();
+            env.verify_all(if good { None } else { Some("torn") });
+        }
+        Noise::Phase(job) => {
+            let ranks = env
+                .state
+                .job(&id(JOBS[job]))
+                .and_then(|job| job.live().map(|(_, p)| p.seats.len()));
+            if ranks.is_some_and(|ranks| (0..ranks).all(|rank| speaker(env, job, rank).is_some())) {
+                for rank in 0..ranks.unwrap_or_default() as u32 {
+                    if env.job(JOBS[job]).live().is_none() {
+                        return;
+                    }
+                    env.say(JOBS[job], rank, ready(0, "aa"));
+                }
+                if env
+                    .job(JOBS[job])
+                    .live()
+                    .is_some_and(|(_, placement)| placement.begun)
+                {
+                    env.save(JOBS[job], 6);
+                }
+                for rank in 0..ranks.unwrap_or_default() as u32 {
+                    if env.job(JOBS[job]).live().is_some() {
+                        env.say(JOBS[job], rank, finished(6));
+                    }
+                }
+            }
+        }
+        Noise::Restart => env.restart(),
+        Noise::Undo(job) => {
+            let before = format!("{:?}", env.state);
+            let submit = submission((1, 1), 0, &["a"]);
+            let events = [
+                Event::Submit(diptych_coordinator::core::Submit {
+                    id: id("undone"),
+                    submission: submit,
+                    request: None,
+                    secret: diptych_coordinator::core::Secret::new([0; 32]),
+                }),
+                Event::Place,
+                Event::Cancel {
+                    job: id(JOBS[job]),
+                    reason: String::new(),
+                },
+                Event::Tick,
+            ];
+            for event in events {
+                let now = env.now();
+                let _ = diptych_coordinator::core::apply(&mut env.state, event, now);
+            }
+            env.state.undo();
+            let sequence = |text: &str| text.split("next_sequence").next().map(str::to_owned);
+            assert_eq!(
+                sequence(&format!("{:?}", env.state)),
+                sequence(&before),
+                "undone, yet different"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn promises_hold_whatever_happens(all in prop::collection::vec(noise(), 1..250)) {
+        let mut env = Env::with_workers(&[]);
+        for noise in all {
+            make(&mut env, noise);
+        }
+    }
+}

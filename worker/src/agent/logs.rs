@@ -1,0 +1,373 @@
+//! Trainers' output: kept in files by attempt and rank, uploaded from there, so that a long outage costs disk and no
+//! memory.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use diptych_proto::v1;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::mpsc;
+
+use super::core::RankKey;
+
+/// The logs of all ranks that still have something to upload.
+#[derive(Debug, Clone)]
+pub struct LogBook {
+    root: PathBuf,
+    open: Arc<Mutex<BTreeMap<RankKey, Arc<Mutex<Tail>>>>>,
+}
+
+/// One rank's log while its trainer writes it.
+#[derive(Debug)]
+pub struct RankLog {
+    file: Mutex<BufWriter<File>>,
+    tail: Arc<Mutex<Tail>>,
+}
+
+/// How much of a file is written, and how much of that the coordinator has.
+#[derive(Debug)]
+struct Tail {
+    path: PathBuf,
+    phase: u32,
+    /// Lines on this disk.
+    written: u64,
+    /// Lines that the coordinator has on its disk, and where the next one starts.
+    received: u64,
+    offset: u64,
+    closed: bool,
+}
+
+/// Lines to upload, and where the file stands after them.
+#[derive(Debug)]
+pub struct Batch {
+    /// Whose lines.
+    pub key: RankKey,
+    /// The message.
+    pub chunk: v1::LogChunk,
+    offset: u64,
+}
+
+/// The longest line that is kept whole; longer ones are cut into pieces.
+const LONGEST_LINE: usize = 16 << 10;
+/// Bytes of one rank in one upload.
+const BATCH_BYTES: usize = 512 << 10;
+
+impl LogBook {
+    /// Logs under `root`.
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            open: Arc::default(),
+        }
+    }
+
+    /// Starts the log of a rank.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn open(&self, key: &RankKey, phase: u32) -> io::Result<RankLog> {
+        let dir = self
+            .root
+            .join(key.job.as_str())
+            .join(format!("attempt-{:06}", key.attempt.get()));
+        std::fs::create_dir_all(&dir)?;
+        let path = dir.join(format!("rank-{:05}.log", key.rank.get()));
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .open(&path)?;
+        let tail = Arc::new(Mutex::new(Tail {
+            path,
+            phase,
+            written: 0,
+            received: 0,
+            offset: 0,
+            closed: false,
+        }));
+        lock(&self.open).insert(key.clone(), Arc::clone(&tail));
+        Ok(RankLog {
+            file: Mutex::new(BufWriter::new(file)),
+            tail,
+        })
+    }
+
+    /// What is to be uploaded now, at most one bounded batch a rank.
+    pub fn batches(&self) -> Vec<Batch> {
+        let open = {
+            let mut open = lock(&self.open);
+            open.retain(|_, tail| !lock(tail).is_done());
+            open.clone()
+        };
+        let read = |(key, tail): (RankKey, Arc<Mutex<Tail>>)| {
+            let tail = lock(&tail);
+            match tail.next() {
+                Ok((lines, _)) if lines.is_empty() => None,
+                Ok((lines, offset)) => Some(Batch {
+                    chunk: v1::LogChunk {
+                        job: key.job.to_string(),
+                        phase: tail.phase,
+                        attempt: key.attempt.get(),
+                        rank: key.rank.get(),
+                        lines,
+                        first_line: tail.received,
+                    },
+                    key,
+                    offset,
+                }),
+                Err(error) => {
+                    tracing::warn!(%key, %error, path = %tail.path.display(), "log not readable");
+                    None
+                }
+            }
+        };
+        open.into_iter().filter_map(read).collect()
+    }
+
+    /// The coordinator has `lines` lines of the batch's rank on its disk.
+    pub fn received(&self, batch: &Batch, lines: u64) {
+        let Some(tail) = lock(&self.open).get(&batch.key).cloned() else {
+            return;
+        };
+        let mut tail = lock(&tail);
+        let end = batch.chunk.first_line + batch.chunk.lines.len() as u64;
+        if lines >= end {
+            (tail.received, tail.offset) = (end, batch.offset);
+        } else if lines < batch.chunk.first_line {
+            // It has lost some: from the start, once more.
+            (tail.received, tail.offset) = (0, 0);
+        }
+    }
+
+    /// The coordinator does not want this rank's lines: they stay on this disk only.
+    pub fn give_up(&self, batch: &Batch) {
+        lock(&self.open).remove(&batch.key);
+    }
+
+    /// The ranks whose logs have not reached the coordinator.
+    pub fn late(&self) -> Vec<RankKey> {
+        lock(&self.open)
+            .iter()
+            .filter(|(_, tail)| lock(tail).is_late())
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+}
+
+impl RankLog {
+    /// Adds one line. A full disk loses lines, not the trainer.
+    pub fn append(&self, line: &str) {
+        let mut file = lock(&self.file);
+        if let Err(error) = file
+            .write_all(line.as_bytes())
+            .and_then(|()| file.write_all(b"\n"))
+        {
+            tracing::warn!(%error, path = %lock(&self.tail).path.display(), "line lost");
+            return;
+        }
+        drop(file);
+        lock(&self.tail).written += 1;
+    }
+
+    /// Makes the lines so far visible to the uploader.
+    pub fn flush(&self) {
+        if let Err(error) = lock(&self.file).flush() {
+            tracing::warn!(%error, path = %lock(&self.tail).path.display(), "log not flushed");
+        }
+    }
+
+    /// No more lines will come.
+    pub fn close(&self) {
+        self.flush();
+        lock(&self.tail).closed = true;
+    }
+}
+
+impl Tail {
+    /// Whole lines after what was received, and the offset behind them.
+    fn next(&self) -> io::Result<(Vec<String>, u64)> {
+        if !self.is_late() {
+            return Ok((Vec::new(), self.offset));
+        }
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut file = BufReader::new(file);
+        let (mut lines, mut offset, mut bytes) = (Vec::new(), self.offset, Vec::new());
+        while offset - self.offset < BATCH_BYTES as u64 {
+            bytes.clear();
+            let count = file.read_until(b'\n', &mut bytes)?;
+            // Without its end the line is still being written.
+            let Some(line) = bytes.strip_suffix(b"\n") else {
+                break;
+            };
+            lines.push(String::from_utf8_lossy(line).into_owned());
+            offset += count as u64;
+        }
+        Ok((lines, offset))
+    }
+
+    fn is_done(&self) -> bool {
+        self.closed && !self.is_late()
+    }
+
+    fn is_late(&self) -> bool {
+        self.received < self.written
+    }
+}
+
+/// Copies a pipe's lines until it closes.
+pub async fn copy_lines(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<String>) {
+    let mut cutter = Cutter::default();
+    let mut buffer = vec![0; 8 << 10];
+    loop {
+        // A broken pipe ends the output as a closed one does.
+        let count = from.read(&mut buffer).await.unwrap_or(0);
+        let lines = if count == 0 {
+            cutter.finish()
+        } else {
+            cutter.push(&buffer[..count])
+        };
+        for line in lines {
+            if to.send(line).await.is_err() {
+                return;
+            }
+        }
+        if count == 0 {
+            return;
+        }
+    }
+}
+
+/// Bytes to lines: at newlines, and at [`LONGEST_LINE`] where none comes.
+#[derive(Debug, Default)]
+struct Cutter {
+    rest: Vec<u8>,
+}
+
+impl Cutter {
+    fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match piece.strip_suffix(b"\n") {
+                Some(end) => {
+                    self.rest.extend_from_slice(end);
+                    lines.extend(self.cut_long());
+                    lines.push(self.take());
+                }
+                None => self.rest.extend_from_slice(piece),
+            }
+        }
+        lines.extend(self.cut_long());
+        lines
+    }
+
+    fn finish(&mut self) -> Vec<String> {
+        if self.rest.is_empty() {
+            Vec::new()
+        } else {
+            vec![self.take()]
+        }
+    }
+
+    fn cut_long(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while self.rest.len() > LONGEST_LINE {
+            let tail = self.rest.split_off(LONGEST_LINE);
+            lines.push(self.take());
+            self.rest = tail;
+        }
+        lines
+    }
+
+    fn take(&mut self) -> String {
+        let line = std::mem::take(&mut self.rest);
+        String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned()
+    }
+}
+
+/// A task that panicked holds no half-made tail: every update is a few assignments.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_common::ids::{Attempt, Rank};
+
+    use super::*;
+
+    fn key() -> RankKey {
+        RankKey {
+            job: "digits-0a1b2c".parse().expect("a name"),
+            attempt: Attempt::new(2),
+            rank: Rank::new(0),
+        }
+    }
+
+    #[test]
+    fn output_is_cut_at_newlines_wherever_the_reads_fall() {
+        let text = b"one\ntwo\r\n\nlast \xff";
+        for step in 1..text.len() {
+            let mut cutter = Cutter::default();
+            let mut lines: Vec<String> = text
+                .chunks(step)
+                .flat_map(|piece| cutter.push(piece))
+                .collect();
+            lines.extend(cutter.finish());
+            assert_eq!(
+                lines,
+                ["one", "two", "", "last \u{fffd}"],
+                "reads of {step}"
+            );
+        }
+    }
+
+    #[test]
+    fn endless_lines_are_cut_into_pieces() {
+        let mut cutter = Cutter::default();
+        let mut lines = cutter.push(&vec![b'x'; 2 * LONGEST_LINE + 5]);
+        lines.extend(cutter.push(b"y\n"));
+        assert_eq!(
+            lines.iter().map(String::len).collect::<Vec<_>>(),
+            [LONGEST_LINE, LONGEST_LINE, 6]
+        );
+    }
+
+    #[test]
+    fn uploads_go_on_from_the_last_receipt() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let book = LogBook::new(dir.path().to_owned());
+        let log = book.open(&key(), 1).expect("made");
+        log.append("a");
+        log.append("b");
+        log.flush();
+        let first = book.batches().pop().expect("two lines");
+        assert_eq!(
+            (first.chunk.first_line, first.chunk.lines.as_slice()),
+            (0, ["a".into(), "b".into()].as_slice())
+        );
+        assert_eq!(book.batches().len(), 1, "no receipt: the same again");
+        book.received(&first, 2);
+        assert!(book.batches().is_empty());
+        log.append("c");
+        log.close();
+        let second = book.batches().pop().expect("one line");
+        assert_eq!(
+            (second.chunk.first_line, second.chunk.lines.as_slice()),
+            (2, ["c".into()].as_slice())
+        );
+        book.received(&second, 1);
+        let again = book.batches().pop().expect("everything");
+        assert_eq!(
+            (again.chunk.first_line, again.chunk.lines.len()),
+            (0, 3),
+            "the coordinator had lost lines"
+        );
+        assert_eq!(book.late(), [key()]);
+        book.received(&again, 3);
+        assert!(book.batches().is_empty() && book.late().is_empty());
+    }
+}

@@ -1,0 +1,15 @@
+//! The agent: registers, holds the lease, starts and kills trainers, uploads their logs. No tensors.
+
+pub mod identity; // who this is, and what its machine offers
+pub mod session; // the stream to the coordinator, opened again whenever it breaks
+pub mod core; // (state, event, now) → effects
+pub mod kept; // events to send again after a reconnect
+pub mod supervisor; // trainer processes
+pub mod logs; // their output on this disk
+pub mod upload; // and on its way to the coordinator
+pub mod recheck; // checkpoints read again
+pub mod service; // the agent at work
+pub mod command; // `diptych-worker agent`
+
+pub use command::command;
+pub use service::{AgentError, AgentOptions, run};

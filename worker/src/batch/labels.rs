@@ -1,0 +1,263 @@
+//! Which labels of the training data a phase may use: pure draws over labels and names.
+//!
+//! Draws are stratified: each class is put in an order of its own by (seed, class), and a share or a count takes the
+//! first of it. So a smaller share of the same seed is part of a larger one.
+
+use std::collections::HashMap;
+
+use diptych_common::spec::Labels;
+use diptych_common::store::{self, StoreError};
+use diptych_images::draw::Draws;
+use diptych_images::shard::{Index, SampleId};
+
+/// Names shown before the rest is only counted.
+const SHOWN: usize = 10;
+
+/// Why labels cannot be chosen as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// The phase learns from labels, and there are none.
+    #[error("the training data has no labels; this phase needs them")]
+    Unlabelled,
+    /// Classes with fewer samples than asked for.
+    #[error("{wanted} labels per class are asked for, but {}", shortages.join(", "))]
+    TooFew {
+        /// Labels asked for in each class.
+        wanted: u32,
+        /// Each with the class and what it has.
+        shortages: Vec<String>,
+    },
+    /// The list names samples that do not exist.
+    #[error("{url} names {count} samples that the training data does not have, e.g. {}", names.join(", "))]
+    UnknownNames {
+        /// The list.
+        url: String,
+        /// How many.
+        count: usize,
+        /// The first of them.
+        names: Vec<String>,
+    },
+    /// The list is empty.
+    #[error("{url} names no samples; write one name a line")]
+    EmptyList {
+        /// The list.
+        url: String,
+    },
+    /// The list cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The samples whose labels a phase may use, ascending.
+///
+/// # Errors
+/// When there are no labels, not enough of them, or the list is missing, empty or names unknown samples.
+pub async fn choose(rule: &Labels, index: &Index) -> Result<Vec<SampleId>, LabelError> {
+    if !index.labelled() {
+        return Err(LabelError::Unlabelled);
+    }
+    let ids = || (0..index.len()).map(SampleId::new);
+    let chosen = match rule {
+        Labels::All => (0..index.len()).collect(),
+        Labels::Share { share, seed } => {
+            draw_share(&by_class(ids().map(|id| index.label(id))), *share, *seed)
+        }
+        Labels::PerClass { count, seed } => {
+            let classes = by_class(ids().map(|id| index.label(id)));
+            draw_count(&classes, index.classes(), *count, *seed)?
+        }
+        Labels::List { url } => {
+            let (store, path) = store::open(url)?;
+            let list = store::get(store.as_ref(), &path).await?;
+            by_name(
+                ids().map(|id| index.name(id)),
+                &String::from_utf8_lossy(&list),
+                url,
+            )?
+        }
+    };
+    Ok(chosen.into_iter().map(SampleId::new).collect())
+}
+
+/// The samples of each class, ascending.
+fn by_class(labels: impl Iterator<Item = Option<u32>>) -> Vec<Vec<u64>> {
+    let mut classes: Vec<Vec<u64>> = Vec::new();
+    for (sample, label) in labels.enumerate() {
+        if let Some(class) = label.map(|label| label as usize) {
+            if classes.len() <= class {
+                classes.resize(class + 1, Vec::new());
+            }
+            classes[class].push(sample as u64);
+        }
+    }
+    classes
+}
+
+/// A share of each class, rounded, but at least one sample of a class that has any.
+fn draw_share(classes: &[Vec<u64>], share: f64, seed: u64) -> Vec<u64> {
+    let count = |class: &[u64]| ((class.len() as f64 * share).round() as usize).max(1);
+    take(classes, seed, count)
+}
+
+/// A number of each class.
+fn draw_count(
+    classes: &[Vec<u64>],
+    names: &[String],
+    wanted: u32,
+    seed: u64,
+) -> Result<Vec<u64>, LabelError> {
+    let have = |class: usize| classes.get(class).map_or(0, Vec::len);
+    let shortages: Vec<String> = names
+        .iter()
+        .enumerate()
+        .filter(|(class, _)| have(*class) < wanted as usize)
+        .map(|(class, name)| format!("class {name} has {}", have(class)))
+        .collect();
+    if shortages.is_empty() {
+        Ok(take(classes, seed, |_| wanted as usize))
+    } else {
+        Err(LabelError::TooFew { wanted, shortages })
+    }
+}
+
+fn take(classes: &[Vec<u64>], seed: u64, count: impl Fn(&[u64]) -> usize) -> Vec<u64> {
+    const LABELS: u64 = 0x6c61_6265_6c73;
+    let mut chosen = Vec::new();
+    for (number, class) in classes.iter().enumerate() {
+        let mut order = class.clone();
+        Draws::keyed([seed, number as u64, 0, LABELS], 0).shuffle(&mut order);
+        order.truncate(count(class));
+        chosen.extend(order);
+    }
+    chosen.sort_unstable();
+    chosen
+}
+
+/// The samples that a list names, by their whole names or, where that is unique, by the last part of them.
+fn by_name<'a>(
+    names: impl Iterator<Item = &'a str>,
+    list: &str,
+    url: &str,
+) -> Result<Vec<u64>, LabelError> {
+    let mut whole = HashMap::new();
+    let mut last: HashMap<&str, Option<u64>> = HashMap::new();
+    for (sample, name) in names.enumerate() {
+        let sample = sample as u64;
+        whole.insert(name, sample);
+        let end = name.rsplit('/').next().unwrap_or(name);
+        last.entry(end)
+            .and_modify(|found| *found = None)
+            .or_insert(Some(sample));
+    }
+    let mut chosen = Vec::new();
+    let mut unknown = Vec::new();
+    for name in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        match whole
+            .get(name)
+            .copied()
+            .or_else(|| last.get(name).copied().flatten())
+        {
+            Some(sample) => chosen.push(sample),
+            None => unknown.push(name.to_owned()),
+        }
+    }
+    if !unknown.is_empty() {
+        let count = unknown.len();
+        unknown.truncate(SHOWN);
+        return Err(LabelError::UnknownNames {
+            url: url.to_owned(),
+            count,
+            names: unknown,
+        });
+    }
+    if chosen.is_empty() {
+        return Err(LabelError::EmptyList {
+            url: url.to_owned(),
+        });
+    }
+    chosen.sort_unstable();
+    chosen.dedup();
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shares_are_stratified_and_nested(
+            sizes in prop::collection::vec(1usize..40, 1..6), small in 0.01f64..1.0, more in 0.0f64..1.0, seed: u64,
+        ) {
+            let labels = sizes.iter().enumerate().flat_map(|(class, &n)| vec![Some(class as u32); n]);
+            let classes = by_class(labels);
+            let large = small + (1.0 - small) * more;
+            let (few, many) = (draw_share(&classes, small, seed), draw_share(&classes, large, seed));
+            prop_assert!(few.iter().all(|sample| many.contains(sample)));
+            for class in &classes {
+                let drawn = few.iter().filter(|sample| class.contains(sample)).count();
+                prop_assert!(drawn >= 1);
+                prop_assert!((drawn as f64 - small * class.len() as f64).abs() < 1.0);
+            }
+        }
+    }
+
+    #[test]
+    fn counts_are_exact_and_depend_on_the_seed() {
+        let classes = by_class((0..60).map(|i| Some(i % 3)));
+        let names: Vec<String> = (0..3).map(|c| c.to_string()).collect();
+        let draw = |seed| draw_count(&classes, &names, 5, seed).expect("enough of each");
+        for class in &classes {
+            assert_eq!(
+                draw(0)
+                    .iter()
+                    .filter(|sample| class.contains(sample))
+                    .count(),
+                5
+            );
+        }
+        assert_eq!(draw(0), draw(0));
+        assert_ne!(draw(0), draw(1));
+    }
+
+    #[test]
+    fn every_short_class_is_named() {
+        let classes = by_class([Some(0), Some(0), Some(2)].into_iter());
+        let names = ["cat", "dog", "owl"].map(str::to_owned);
+        let error = draw_count(&classes, &names, 2, 0).expect_err("two classes are short");
+        let shortages = ["class dog has 0", "class owl has 1"]
+            .map(str::to_owned)
+            .to_vec();
+        assert_eq!(
+            error,
+            LabelError::TooFew {
+                wanted: 2,
+                shortages
+            }
+        );
+    }
+
+    #[test]
+    fn lists_name_samples() {
+        let names = ["a/1.png", "a/2.png", "b/2.png"];
+        let read = |list: &str| by_name(names.into_iter(), list, "file:///list");
+        assert_eq!(read("b/2.png\n\n 1.png \nb/2.png\n"), Ok(vec![0, 2]));
+        assert_eq!(
+            read(" \n"),
+            Err(LabelError::EmptyList {
+                url: "file:///list".to_owned()
+            })
+        );
+        // `2.png` alone could be either.
+        assert_eq!(
+            read("2.png\nc.png"),
+            Err(LabelError::UnknownNames {
+                url: "file:///list".to_owned(),
+                count: 2,
+                names: vec!["2.png".to_owned(), "c.png".to_owned()],
+            })
+        );
+    }
+}

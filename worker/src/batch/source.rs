@@ -1,0 +1,302 @@
+//! A phase's samples: the bytes behind them, and decoded images kept where they are few.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+
+use bytes::Bytes;
+use diptych_common::spec::DataSpec;
+use diptych_images::decode::{Image, decode};
+use diptych_images::shard::{DataError, Index, SampleId};
+use tokio::runtime::Runtime;
+
+use super::loader::LoadError;
+
+/// Decoded images kept in memory, in bytes: small data is decoded once.
+const DECODED_BYTES: u64 = 256 << 20;
+/// Threads that wait for object stores.
+const READ_THREADS: usize = 2;
+/// Bad images that an error names.
+const BAD_SHOWN: usize = 5;
+
+/// Samples of a data set that a phase uses, all or some. Cheap to clone; clones share what is kept in memory.
+///
+/// Calls block, and may come from any thread that may block.
+#[derive(Debug, Clone)]
+pub struct Source {
+    shared: Arc<Shared>,
+    /// `None` for every sample.
+    subset: Option<Arc<[SampleId]>>,
+}
+
+/// An image that could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadImage {
+    /// The sample.
+    pub sample: SampleId,
+    /// Its name in the data set.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What is known of one sample before a worker takes it.
+#[derive(Debug, Clone)]
+pub(super) enum Fetched {
+    /// Decoded before.
+    Decoded(Arc<Image>),
+    /// As stored.
+    Encoded(Bytes),
+    /// There is nothing to decode.
+    Bad(String),
+}
+
+/// Images found bad, up to a share of the samples.
+#[derive(Debug)]
+pub(super) struct BadImages {
+    found: Mutex<BTreeMap<u64, String>>,
+    samples: u64,
+    most: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    index: Index,
+    /// Taken when the last clone goes.
+    runtime: Option<Runtime>,
+    decoded: Vec<OnceLock<Arc<Image>>>,
+    decoded_bytes: AtomicU64,
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Opens a data set: names and labels are read, images are not.
+    ///
+    /// # Errors
+    /// As [`Index::open`].
+    pub fn open(spec: &DataSpec) -> Result<Self, LoadError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(READ_THREADS)
+            .thread_name("diptych-read")
+            .enable_all()
+            .build()
+            .map_err(|error| LoadError::Threads {
+                reason: error.to_string(),
+            })?;
+        // A thread of its own: the caller's may belong to another runtime.
+        let index =
+            thread::scope(|scope| scope.spawn(|| runtime.block_on(Index::open(spec))).join())
+                .map_err(|_| LoadError::Aborted)??;
+        let decoded = (0..index.len()).map(|_| OnceLock::new()).collect();
+        Ok(Self {
+            shared: Arc::new(Shared {
+                index,
+                runtime: Some(runtime),
+                decoded,
+                decoded_bytes: AtomicU64::new(0),
+            }),
+            subset: None,
+        })
+    }
+
+    /// Some samples of the same data set, in this order.
+    #[must_use]
+    pub fn subset(&self, samples: Vec<SampleId>) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            subset: Some(samples.into()),
+        }
+    }
+
+    /// The samples whose labels a rule allows, in the order of the data set.
+    ///
+    /// # Errors
+    /// As [`labels::choose`](super::labels::choose).
+    pub fn labelled(&self, rule: &diptych_common::spec::Labels) -> Result<Self, LoadError> {
+        let (rule, index) = (rule.clone(), self.shared.index.clone());
+        let chosen = self.wait(async move { super::labels::choose(&rule, &index).await })?;
+        Ok(self.subset(chosen?))
+    }
+
+    /// The whole data set.
+    pub fn index(&self) -> &Index {
+        &self.shared.index
+    }
+
+    /// Samples of this source.
+    pub fn len(&self) -> u64 {
+        self.subset
+            .as_ref()
+            .map_or_else(|| self.shared.index.len(), |subset| subset.len() as u64)
+    }
+
+    /// Whether there is nothing to take: only of an empty subset.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sample at a place of this source's list, `0..len`.
+    pub(super) fn sample(&self, place: u64) -> SampleId {
+        match &self.subset {
+            Some(subset) => subset[place as usize],
+            None => SampleId::new(place),
+        }
+    }
+
+    /// What is known of some samples; reads those that were not decoded before, together.
+    pub(super) fn fetch(&self, samples: &[SampleId]) -> Result<Vec<Fetched>, LoadError> {
+        let mut fetched: Vec<Option<Fetched>> = samples
+            .iter()
+            .map(|&sample| self.kept(sample).map(Fetched::Decoded))
+            .collect();
+        let mut missing: Vec<SampleId> = samples
+            .iter()
+            .zip(&fetched)
+            .filter(|(_, known)| known.is_none())
+            .map(|(&sample, _)| sample)
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            let (index, wanted) = (self.shared.index.clone(), missing.clone());
+            let read = self.wait(async move { index.read(&wanted).await })?;
+            let mut known = BTreeMap::new();
+            for (sample, answer) in missing.into_iter().zip(read) {
+                known.insert(
+                    sample,
+                    match answer {
+                        Ok(bytes) => Fetched::Encoded(bytes),
+                        Err(DataError::Sample { reason, .. }) => Fetched::Bad(reason),
+                        Err(error) => return Err(error.into()),
+                    },
+                );
+            }
+            for (&sample, slot) in samples.iter().zip(&mut fetched) {
+                if slot.is_none() {
+                    *slot = known.get(&sample).cloned();
+                }
+            }
+        }
+        Ok(fetched
+            .into_iter()
+            .map(|found| found.unwrap_or_else(|| Fetched::Bad("was not read".to_owned())))
+            .collect())
+    }
+
+    /// The image of a sample, kept for the next time while there is room.
+    ///
+    /// # Errors
+    /// The reason why it is no image.
+    pub(super) fn image(&self, sample: SampleId, fetched: &Fetched) -> Result<Arc<Image>, String> {
+        let bytes = match fetched {
+            Fetched::Decoded(image) => return Ok(Arc::clone(image)),
+            Fetched::Bad(reason) => return Err(reason.clone()),
+            Fetched::Encoded(bytes) => bytes,
+        };
+        let image = Arc::new(decode(bytes).map_err(|error| error.to_string())?);
+        let size = image.pixels.len() as u64;
+        let taken = self.shared.decoded_bytes.fetch_add(size, Ordering::Relaxed);
+        let room = taken + size <= DECODED_BYTES;
+        let slot = self.shared.decoded.get(sample.get() as usize);
+        if !(room && slot.is_some_and(|slot| slot.set(Arc::clone(&image)).is_ok())) {
+            self.shared.decoded_bytes.fetch_sub(size, Ordering::Relaxed);
+        }
+        Ok(image)
+    }
+
+    fn kept(&self, sample: SampleId) -> Option<Arc<Image>> {
+        self.shared
+            .decoded
+            .get(sample.get() as usize)?
+            .get()
+            .cloned()
+    }
+
+    fn wait<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, LoadError> {
+        let runtime = self.shared.runtime.as_ref().expect("taken only on drop");
+        wait(runtime, work).ok_or(LoadError::Aborted)
+    }
+}
+
+/// Waits for a task without entering its runtime, which a thread of another runtime may not do.
+fn wait<T: Send + 'static>(
+    runtime: &Runtime,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    runtime.spawn(async move {
+        // Nobody waits any more when the loader was aborted.
+        let _ = answer.send(work.await);
+    });
+    answered.recv().ok()
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+// === impl BadImages ===
+
+impl BadImages {
+    /// Allows a share of `samples` samples to be bad.
+    pub(super) fn new(samples: u64, share: f64) -> Self {
+        Self {
+            found: Mutex::default(),
+            samples,
+            most: (samples as f64 * share.clamp(0.0, 1.0)).floor() as u64,
+        }
+    }
+
+    /// Whether a sample is known to be bad.
+    pub(super) fn known(&self, sample: SampleId) -> bool {
+        self.lock().contains_key(&sample.get())
+    }
+
+    /// Notes a bad image; `Some` when it is a new one.
+    ///
+    /// # Errors
+    /// [`LoadError::TooManyBad`] beyond the allowed share.
+    pub(super) fn note(
+        &self,
+        source: &Source,
+        sample: SampleId,
+        reason: String,
+    ) -> Result<Option<BadImage>, LoadError> {
+        let mut found = self.lock();
+        if found.insert(sample.get(), reason.clone()).is_some() {
+            return Ok(None);
+        }
+        let name = |sample| source.index().name(SampleId::new(sample)).to_owned();
+        if found.len() as u64 > self.most {
+            let examples = found
+                .iter()
+                .take(BAD_SHOWN)
+                .map(|(&sample, reason)| format!("{} {reason}", name(sample)))
+                .collect();
+            return Err(LoadError::TooManyBad {
+                bad: found.len() as u64,
+                samples: self.samples,
+                most: self.most,
+                examples,
+            });
+        }
+        Ok(Some(BadImage {
+            sample,
+            name: name(sample.get()),
+            reason,
+        }))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, String>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

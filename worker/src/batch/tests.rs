@@ -1,0 +1,272 @@
+//! Loaders over real files: what the promises of the order and the layout come to.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use diptych_common::ids::{PhaseIndex, Rank};
+use diptych_common::spec::{AugmentSpec, ColorSpec, DataFormat, DataSpec, Labels};
+use diptych_images::shard::SampleId;
+
+use super::{
+    EvalLoader, EvalOptions, Layout, LoadError, Loader, LoaderOptions, OrderError, Shortage,
+    Source, Stream,
+};
+
+const IMAGES: usize = 30;
+const SIDE: usize = 12;
+
+/// Thirty pictures in three classes; `broken` are no images.
+fn write(folder: &Path, broken: &[usize]) -> DataSpec {
+    for number in 0..IMAGES {
+        let class = folder.join(format!("class-{}", number % 3));
+        std::fs::create_dir_all(&class).expect("the test's folder can be written");
+        let mut file = Vec::new();
+        if broken.contains(&number) {
+            file.extend(b"not a picture");
+        } else {
+            let mut encoder = png::Encoder::new(&mut file, SIDE as u32, SIDE as u32);
+            encoder.set_color(png::ColorType::Rgb);
+            let pixels: Vec<u8> = (0..3 * SIDE * SIDE)
+                .map(|i| (i * (number + 3) % 251) as u8)
+                .collect();
+            let mut writer = encoder.write_header().expect("a legal header");
+            writer.write_image_data(&pixels).expect("a whole picture");
+        }
+        std::fs::write(class.join(format!("{number:02}.png")), file)
+            .expect("the test's folder can be written");
+    }
+    DataSpec {
+        name: "train".parse().expect("a legal name"),
+        url: format!("file://{}", folder.display()),
+        format: DataFormat::Folder,
+        image_column: None,
+        label_column: None,
+        classes: None,
+        limit: None,
+    }
+}
+
+fn options(steps: Range<u64>) -> LoaderOptions {
+    LoaderOptions {
+        seed: 5,
+        phase: PhaseIndex::new(1),
+        stream: Stream::Main,
+        views: 2,
+        augment: AugmentSpec {
+            image_size: 8,
+            crop_area: (0.2, 1.0),
+            crop_aspect: (0.75, 4.0 / 3.0),
+            flip: true,
+            color: Some(ColorSpec {
+                strength: 0.5,
+                probability: 0.8,
+                hue_saturation: true,
+            }),
+            grayscale_probability: 0.2,
+            blur_probability: 0.5,
+        },
+        shortage: Shortage::Refuse,
+        groups_at_once: 2,
+        max_bad_images: 0.1,
+        threads: 2,
+        ahead: 2,
+        steps,
+    }
+}
+
+/// Every row of the steps, by what it is: the sample, its label, its pixels.
+type Rows = BTreeMap<(u64, u32, u32), (SampleId, i64, Vec<f32>)>;
+
+/// What all ranks of a gang load, and the names that they report as bad.
+fn load(source: &Source, world: u32, options: &LoaderOptions) -> (Rows, Vec<String>) {
+    let layout = Layout::new(24, 8, 2, world).expect("a legal layout");
+    let (mut all, mut bad) = (Rows::new(), Vec::new());
+    for rank in 0..world {
+        let loader = Loader::start(source, layout, Rank::new(rank), options.clone())
+            .expect("the loader starts");
+        while let Some(batch) = loader.next_step().expect("a step") {
+            bad.extend(batch.bad.into_iter().map(|bad| bad.name));
+            for micro in batch.micro_batches {
+                let labels = Vec::<i64>::try_from(micro.labels.expect("the folders are classes"))
+                    .expect("i64");
+                for (at, row) in micro.rows.iter().enumerate() {
+                    let pixels = micro.images.get(at as i64).flatten(0, -1);
+                    let value = (
+                        micro.samples[at],
+                        labels[at],
+                        Vec::<f32>::try_from(pixels).expect("f32"),
+                    );
+                    let before = all.insert((batch.step.get(), row.view, row.position), value);
+                    assert!(
+                        before.is_none(),
+                        "two ranks hold {row:?} of step {}",
+                        batch.step
+                    );
+                }
+            }
+        }
+    }
+    bad.sort();
+    bad.dedup();
+    (all, bad)
+}
+
+#[test]
+fn any_gang_loads_the_same_rows() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let spec = write(folder.path(), &[4, 5]);
+    let open = || Source::open(&spec).expect("the data opens");
+    let (alone, bad) = load(&open(), 1, &options(0..4));
+    assert_eq!(alone.len(), 4 * 2 * 24);
+    assert_eq!(bad, ["class-1/04.png", "class-2/05.png"]);
+    assert!(
+        alone
+            .values()
+            .all(|(sample, ..)| !bad.contains(&open().index().name(*sample).to_owned()))
+    );
+    for world in 2..=4 {
+        for groups_at_once in [1, 2] {
+            let options = LoaderOptions {
+                groups_at_once,
+                threads: 1,
+                ..options(0..4)
+            };
+            let (shared, found) = load(&open(), world, &options);
+            assert!(
+                shared == alone,
+                "{world} ranks, {groups_at_once} groups at once"
+            );
+            assert_eq!(found, bad);
+        }
+    }
+}
+
+#[test]
+fn a_loader_enters_at_any_step() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = Source::open(&write(folder.path(), &[])).expect("the data opens");
+    let (whole, _) = load(&source, 2, &options(0..6));
+    let (resumed, _) = load(&source, 3, &options(4..6));
+    assert!(resumed.iter().all(|(key, row)| whole.get(key) == Some(row)));
+    assert_eq!(resumed.len(), 2 * 2 * 24);
+}
+
+#[test]
+fn the_two_views_and_the_labels_belong_to_one_image() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = Source::open(&write(folder.path(), &[])).expect("the data opens");
+    let (rows, _) = load(&source, 1, &options(0..2));
+    for ((step, view, position), (sample, label, pixels)) in &rows {
+        let (partner, _, other) = &rows[&(*step, 1 - view, *position)];
+        assert_eq!(sample, partner);
+        assert_ne!(pixels, other, "views differ");
+        assert_eq!(source.index().label(*sample), u32::try_from(*label).ok());
+    }
+}
+
+#[test]
+fn too_many_bad_images_are_an_error_that_names_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = Source::open(&write(folder.path(), &[0, 1, 2, 3])).expect("the data opens");
+    let layout = Layout::new(24, 8, 2, 1).expect("a legal layout");
+    let loader =
+        Loader::start(&source, layout, Rank::new(0), options(0..4)).expect("the loader starts");
+    let error = (0..4)
+        .find_map(|_| loader.next_step().err())
+        .expect("it fails");
+    let LoadError::TooManyBad {
+        bad: 4,
+        samples: 30,
+        most: 3,
+        examples,
+    } = &error
+    else {
+        panic!("another error: {error}")
+    };
+    assert!(
+        examples
+            .iter()
+            .any(|example| example.contains("class-0/00.png")),
+        "{examples:?}"
+    );
+    assert!(!error.is_transient());
+}
+
+#[test]
+fn few_images_are_refused_or_wrap() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = Source::open(&write(folder.path(), &[])).expect("the data opens");
+    let few = source
+        .labelled(&Labels::PerClass { count: 2, seed: 0 })
+        .expect("enough labels");
+    assert_eq!(few.len(), 6);
+    let layout = Layout::new(24, 8, 2, 1).expect("a legal layout");
+    let refused =
+        Loader::start(&few, layout, Rank::new(0), options(0..1)).expect_err("too few to contrast");
+    assert_eq!(
+        refused,
+        LoadError::Order(OrderError::TooFew {
+            samples: 6,
+            batch: 24
+        })
+    );
+    let (rows, _) = load(
+        &few,
+        1,
+        &LoaderOptions {
+            shortage: Shortage::Wrap,
+            ..options(0..1)
+        },
+    );
+    let mut seen = BTreeMap::new();
+    for (sample, ..) in rows.values() {
+        *seen.entry(*sample).or_insert(0) += 1;
+    }
+    assert_eq!(
+        seen.into_values().collect::<Vec<_>>(),
+        [8; 6],
+        "four passes of two views"
+    );
+}
+
+#[test]
+fn a_stopped_loader_frees_who_waits() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = Source::open(&write(folder.path(), &[])).expect("the data opens");
+    let layout = Layout::new(24, 8, 2, 1).expect("a legal layout");
+    let loader = Loader::start(&source, layout, Rank::new(0), options(0..u64::MAX))
+        .expect("the loader starts");
+    loader.stop_handle().stop();
+    assert_eq!(loader.next_step().err(), Some(LoadError::Aborted));
+}
+
+#[test]
+fn evaluation_takes_every_good_image_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = Source::open(&write(folder.path(), &[7])).expect("the data opens");
+    let options = EvalOptions {
+        image_size: 8,
+        batch: 4,
+        max_bad_images: 0.1,
+        threads: 2,
+        ahead: 2,
+    };
+    let (mut seen, mut bad) = (Vec::new(), Vec::new());
+    for rank in 0..3 {
+        let loader =
+            EvalLoader::start(&source, Rank::new(rank), 3, options).expect("the loader starts");
+        while let Some(batch) = loader.next_batch().expect("a batch") {
+            assert_eq!(batch.images.size(), [batch.samples.len() as i64, 3, 8, 8]);
+            let labels = Vec::<i64>::try_from(batch.labels.expect("labelled")).expect("i64");
+            for (&sample, label) in batch.samples.iter().zip(labels) {
+                assert_eq!(source.index().label(sample), u32::try_from(label).ok());
+            }
+            seen.extend(batch.samples);
+            bad.extend(batch.bad.into_iter().map(|bad| bad.name));
+        }
+    }
+    assert_eq!(seen.len(), IMAGES - 1);
+    assert!(seen.is_sorted(), "in the order of the data");
+    assert_eq!(bad, ["class-1/07.png"]);
+}

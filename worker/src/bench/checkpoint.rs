@@ -1,0 +1,155 @@
+//! A save through the real path: snapshot, shard, manifest; then the verified load.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use diptych_common::checkpoint::{
+    CheckpointKey, Manifest, NetworkDescription, PhaseWord, Preprocessing, partition,
+};
+use diptych_common::digest::Digest;
+use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
+use diptych_common::spec::{
+    BasicShortcut, EncoderSpec, OptimizerSpec, Precision, Rule, Scaling, Stem,
+};
+
+use crate::checkpoint::flat::describe;
+use crate::checkpoint::{FileLayout, Saved, Saver, Storage, load};
+use crate::device::Compute;
+use crate::optim::Optimizer;
+use crate::project::{Model, ModelSpec};
+
+/// Saves whose stall is measured; the middle one counts.
+const SAVES: u64 = 5;
+
+/// What is saved and where.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CheckpointArgs {
+    /// `resnet18`, `resnet34` or `resnet50`, with momentum.
+    #[arg(long, default_value = "resnet50")]
+    model: String,
+    /// Folder for the checkpoints.
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+/// Measures how long training waits for a save, the save itself and the load.
+///
+/// # Errors
+/// A folder that cannot be written, or an unknown model.
+pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
+    let depth = match args.model.as_str() {
+        "resnet18" => 18,
+        "resnet34" => 34,
+        "resnet50" => 50,
+        other => bail!("--model {other}: use resnet18, resnet34 or resnet50"),
+    };
+    std::fs::create_dir_all(&args.dir).with_context(|| format!("make {}", args.dir.display()))?;
+    let storage = Storage::open(&format!("file://{}", args.dir.canonicalize()?.display()))?;
+    let encoder = EncoderSpec {
+        depth,
+        width: 1.0,
+        stem: Stem::ImageNet,
+        basic_shortcut: BasicShortcut::Identity,
+    };
+    let spec = ModelSpec {
+        encoder: encoder.clone(),
+        head: None,
+        classes: Some(1000),
+        probe: None,
+    };
+    let model = Model::new(&spec, 0, Compute::cpu(Precision::Fp32))?;
+    let optimizer = Optimizer::new(&sgd(), &model)?;
+    let mut state = model.named_tensors();
+    state.extend(optimizer.named_tensors());
+    let tensors = describe(&state)?;
+    let layout = FileLayout::new(&tensors.iter().collect::<Vec<_>>());
+    let mib = layout.size() as f64 / f64::from(1 << 20);
+    let mut saver = Saver::start(storage.clone(), layout)?;
+
+    let (mut stalls, mut saves, mut last) = (Vec::new(), Vec::new(), None);
+    for step in 1..=SAVES {
+        let key = CheckpointKey {
+            job: "bench".parse()?,
+            phase: PhaseIndex::new(0),
+            name: "checkpoint".parse()?,
+            step: Step::new(step),
+            // Every run writes under an attempt of its own: objects are never written twice.
+            attempt: Attempt::new(diptych_common::clock::unix_millis(
+                diptych_common::clock::now(),
+            )),
+        };
+        let started = Instant::now();
+        stalls.push(
+            saver
+                .save_part(key.step, key.shard(Rank::new(0)), &state)?
+                .as_secs_f64(),
+        );
+        let object = loop {
+            if let Some(Saved::Part { object, .. }) = saver.wait(Duration::from_secs(1))? {
+                break object;
+            }
+        };
+        let manifest = Manifest {
+            version: Manifest::VERSION,
+            job: key.job.clone(),
+            phase: key.phase,
+            name: key.name.clone(),
+            kind: PhaseWord::Pretrain,
+            attempt: key.attempt,
+            step: key.step,
+            world: 1,
+            spec: Digest::of(b"bench"),
+            data: Digest::of(b"bench"),
+            parent: None,
+            network: NetworkDescription {
+                encoder: encoder.clone(),
+                head: None,
+                classifier: None,
+            },
+            preprocessing: Preprocessing {
+                image_size: 224,
+                crop_proportion: 0.875,
+            },
+            results: BTreeMap::new(),
+            tensors: partition::table(&tensors, 1),
+            objects: vec![object],
+        };
+        let (bytes, digest) = manifest.encode()?;
+        let reference = manifest.reference(digest);
+        saver.save_manifest(reference.clone(), Bytes::from(bytes))?;
+        while !matches!(
+            saver.wait(Duration::from_secs(1))?,
+            Some(Saved::Manifest(_))
+        ) {}
+        saves.push(started.elapsed().as_secs_f64());
+        last = Some(reference);
+    }
+    let reference = last.context("nothing was saved")?;
+    let started = Instant::now();
+    let loaded = load::load(&storage, &reference, |_| true)?;
+    for tensor in &state {
+        tensor.load(&loaded.tensors)?;
+    }
+    let load_s = started.elapsed().as_secs_f64();
+    let figures = serde_json::json!({
+        "mib": mib,
+        "stall_s": super::median(stalls),
+        "save_s": super::median(saves),
+        "load_s": load_s,
+    });
+    super::report("checkpoint", figures)
+}
+
+fn sgd() -> OptimizerSpec {
+    OptimizerSpec {
+        rule: Rule::Sgd,
+        learning_rate: 0.1,
+        scaling: Scaling::None,
+        warmup_epochs: 0.0,
+        momentum: 0.9,
+        weight_decay: 0.0,
+    }
+}

@@ -1,0 +1,289 @@
+//! Writes this rank's objects on a thread of its own, so that training waits only for the snapshot.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use diptych_common::checkpoint::{CheckpointRef, StoredObject};
+use diptych_common::digest::Digest;
+use diptych_common::ids::Step;
+use diptych_common::store::{self, StoreError};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
+
+use super::flat::{FileLayout, FlatFile};
+use crate::phase::PhaseError;
+use crate::project::NamedTensor;
+
+/// Objects above this size go up in parts of it, a few at once.
+const UPLOAD_PART: usize = 16 << 20;
+/// Parts of one object under way at once.
+const UPLOADS: usize = 4;
+
+/// Where the objects of a job go.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    store: Arc<dyn ObjectStore>,
+    root: Path,
+}
+
+/// The writing thread, and the snapshot's buffer while it is free.
+#[derive(Debug)]
+pub struct Saver {
+    orders: Sender<Order>,
+    outcomes: Receiver<Result<Outcome, PhaseError>>,
+    buffer: Buffer,
+    manifest_under_way: bool,
+}
+
+/// What has reached the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saved {
+    /// This rank's part of a save.
+    Part {
+        /// The save.
+        step: Step,
+        /// The object.
+        object: StoredObject,
+    },
+    /// A manifest.
+    Manifest(CheckpointRef),
+}
+
+#[derive(Debug)]
+enum Buffer {
+    Free(FlatFile),
+    BeingWritten,
+}
+
+#[derive(Debug)]
+enum Order {
+    Part {
+        step: Step,
+        key: String,
+        file: FlatFile,
+    },
+    Manifest {
+        checkpoint: CheckpointRef,
+        bytes: Bytes,
+    },
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Part {
+        step: Step,
+        object: StoredObject,
+        file: FlatFile,
+    },
+    Manifest(CheckpointRef),
+}
+
+/// Lets [`Bytes`] hold the file while it is sent.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+// === impl Storage ===
+
+impl Storage {
+    /// Opens a job's storage URL for writing.
+    ///
+    /// # Errors
+    /// [`PhaseError::Storage`] where it cannot be opened.
+    pub fn open(url: &str) -> Result<Self, PhaseError> {
+        let (store, root) = store::open_writable(url)?;
+        Ok(Self { store, root })
+    }
+
+    /// The store and the path in it under which all keys are.
+    pub fn parts(&self) -> (&Arc<dyn ObjectStore>, &Path) {
+        (&self.store, &self.root)
+    }
+
+    async fn write(&self, key: &str, bytes: Bytes) -> Result<StoredObject, PhaseError> {
+        let hashed = bytes.clone();
+        let digest = tokio::task::spawn_blocking(move || Digest::of(&hashed));
+        let size = bytes.len() as u64;
+        let path = store::join(&self.root, key);
+        if bytes.len() <= UPLOAD_PART {
+            store::put_create(&*self.store, &path, bytes).await?;
+        } else {
+            self.upload(&path, bytes)
+                .await
+                .map_err(|error| StoreError::from_store(&path, &error))?;
+        }
+        let digest = digest
+            .await
+            .map_err(|error| PhaseError::Internal(format!("hashing {key}: {error}")))?;
+        Ok(StoredObject {
+            key: key.to_owned(),
+            size,
+            digest,
+        })
+    }
+
+    async fn upload(&self, path: &Path, bytes: Bytes) -> object_store::Result<()> {
+        let mut upload =
+            WriteMultipart::new_with_chunk_size(self.store.put_multipart(path).await?, UPLOAD_PART);
+        for start in (0..bytes.len()).step_by(UPLOAD_PART) {
+            upload.wait_for_capacity(UPLOADS).await?;
+            upload.put(bytes.slice(start..bytes.len().min(start + UPLOAD_PART)));
+        }
+        upload.finish().await.map(drop)
+    }
+}
+
+// === impl Saver ===
+
+impl Saver {
+    /// Starts the thread. `layout` is that of this rank's part.
+    ///
+    /// # Errors
+    /// [`PhaseError::Internal`] where the system gives no thread.
+    pub fn start(storage: Storage, layout: FileLayout) -> Result<Self, PhaseError> {
+        let (orders, inbox) = crossbeam_channel::unbounded();
+        let (outbox, outcomes) = crossbeam_channel::unbounded();
+        let failed = |error: std::io::Error| {
+            PhaseError::Internal(format!("start the checkpoint thread: {error}"))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        std::thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || {
+                for order in inbox {
+                    if outbox
+                        .send(runtime.block_on(carry_out(&storage, order)))
+                        .is_err()
+                    {
+                        break; // the trainer has left
+                    }
+                }
+            })
+            .map_err(failed)?;
+        Ok(Self {
+            orders,
+            outcomes,
+            buffer: Buffer::Free(FlatFile::new(layout)),
+            manifest_under_way: false,
+        })
+    }
+
+    /// Whether a part or manifest is still being written.
+    pub fn busy(&self) -> bool {
+        self.manifest_under_way || matches!(self.buffer, Buffer::BeingWritten)
+    }
+
+    /// Copies the tensors of this rank's part and starts to write them under `key`; training may go on when it
+    /// returns. The answer is how long it waited.
+    ///
+    /// # Errors
+    /// Fails while the last part is still being written, or where the tensors are not those of the layout.
+    pub fn save_part(
+        &mut self,
+        step: Step,
+        key: String,
+        state: &[NamedTensor],
+    ) -> Result<Duration, PhaseError> {
+        let started = Instant::now();
+        match std::mem::replace(&mut self.buffer, Buffer::BeingWritten) {
+            Buffer::Free(mut file) => {
+                file.fill(state)?;
+                self.order(Order::Part { step, key, file })?;
+                Ok(started.elapsed())
+            }
+            Buffer::BeingWritten => Err(PhaseError::Internal(
+                "a save began before the last one ended".to_owned(),
+            )),
+        }
+    }
+
+    /// Starts to write a manifest.
+    ///
+    /// # Errors
+    /// [`PhaseError::Internal`] where the thread has died.
+    pub fn save_manifest(
+        &mut self,
+        checkpoint: CheckpointRef,
+        bytes: Bytes,
+    ) -> Result<(), PhaseError> {
+        self.manifest_under_way = true;
+        self.order(Order::Manifest { checkpoint, bytes })
+    }
+
+    /// What has reached the store since the last call.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn poll(&mut self) -> Result<Option<Saved>, PhaseError> {
+        match self.outcomes.try_recv() {
+            Ok(outcome) => self.take(outcome).map(Some),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(thread_died()),
+        }
+    }
+
+    /// As [`Saver::poll`], but waits up to `patience`.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn wait(&mut self, patience: Duration) -> Result<Option<Saved>, PhaseError> {
+        match self.outcomes.recv_timeout(patience) {
+            Ok(outcome) => self.take(outcome).map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(thread_died()),
+        }
+    }
+
+    fn take(&mut self, outcome: Result<Outcome, PhaseError>) -> Result<Saved, PhaseError> {
+        match outcome? {
+            Outcome::Part { step, object, file } => {
+                self.buffer = Buffer::Free(file);
+                Ok(Saved::Part { step, object })
+            }
+            Outcome::Manifest(checkpoint) => {
+                self.manifest_under_way = false;
+                Ok(Saved::Manifest(checkpoint))
+            }
+        }
+    }
+
+    fn order(&self, order: Order) -> Result<(), PhaseError> {
+        self.orders.send(order).map_err(|_| thread_died())
+    }
+}
+
+fn thread_died() -> PhaseError {
+    PhaseError::Internal("the checkpoint thread has died".to_owned())
+}
+
+async fn carry_out(storage: &Storage, order: Order) -> Result<Outcome, PhaseError> {
+    match order {
+        Order::Part { step, key, file } => {
+            let (layout, memory) = file.finish();
+            let memory = Arc::new(memory);
+            let object = storage
+                .write(&key, Bytes::from_owner(Shared(Arc::clone(&memory))))
+                .await?;
+            // The store lets go of the bytes when it is done; if it has not yet, the next save takes other memory.
+            let file = match Arc::try_unwrap(memory) {
+                Ok(memory) => FlatFile::reuse(layout, memory),
+                Err(_) => FlatFile::new(layout),
+            };
+            Ok(Outcome::Part { step, object, file })
+        }
+        Order::Manifest { checkpoint, bytes } => {
+            let key = store::join(&storage.root, &checkpoint.manifest.to_string());
+            store::put_create(&*storage.store, &key, bytes).await?;
+            Ok(Outcome::Manifest(checkpoint))
+        }
+    }
+}

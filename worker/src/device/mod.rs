@@ -1,0 +1,8 @@
+//! The only door to what tch lacks: a small C++ shim, and the settings of the thread that owns a device.
+
+mod error; // why a step is given up
+mod settings; // device, precision, threads
+pub(crate) mod shim; // autograd in Rust, hooks, layouts, autocast, fused updates
+
+pub use error::StepError;
+pub use settings::{Compute, Layout};

@@ -1,0 +1,12 @@
+//! Views to features: ResNet with synchronised batch norm.
+
+mod build; // named parameters and statistics, seeded initial values
+mod mode; // training on groups, or running statistics
+mod norm; // batch norm over all ranks
+mod resnet; // the encoder
+
+pub use build::{Build, Parameter, Role, Statistic};
+pub use mode::{Mode, TrainMode};
+pub use norm::BatchNorm;
+pub(crate) use norm::{DECAY, EPS};
+pub use resnet::{Encoder, channels};

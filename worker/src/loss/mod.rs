@@ -1,0 +1,7 @@
+//! NT-Xent in closed form, cross-entropy, distillation.
+
+mod nt_xent; // the contrastive loss and its gradient, over all ranks
+mod supervised; // losses on logits, as sums over rows
+
+pub use nt_xent::{NtXent, nt_xent};
+pub use supervised::{cross_entropy, distillation, hits};

@@ -1,0 +1,409 @@
+//! NT-Xent over the rows of all ranks (SimCLR v1 §2.1) and its exact gradient, without a graph.
+//!
+//! With `z = u/‖u‖`, `M = 2N` rows, partner `p(i) = (i + N) mod M`, `s_ij = z_i·z_j/τ`, `s_ii = −∞` and
+//! `lse_i = log Σ_j exp s_ij`:
+//! `L = (1/M) Σ_i (lse_i − s_{i,p(i)})` and, since S is symmetric,
+//! `∂L/∂z_i = 1/(Mτ) · [Σ_j (exp(s_ij − lse_i) + exp(s_ij − lse_j)) z_j − 2 z_{p(i)}]`.
+//! So a rank needs everyone's z (one gather) and lse (another), and nobody's gradient. A strip of rows of S is made,
+//! used and dropped: memory is O(strip + M·d).
+
+use diptych_common::spec::NtXentSpec;
+use tch::{Kind, Tensor, no_grad};
+
+use crate::collective::Collective;
+use crate::device::StepError;
+use crate::gather::RowOrder;
+
+/// Elements of one strip of S.
+const STRIP: i64 = 1 << 20;
+/// Unit vectors at this temperature or above need no shift: |s| ≤ 40, so that exp neither overflows nor vanishes.
+const NO_SHIFT_TEMPERATURE: f64 = 0.025;
+/// Smallest squared norm that is divided by (official code).
+const MIN_SQUARED_NORM: f64 = 1e-12;
+/// Keeps the logarithm of the entropy finite (official code).
+const ENTROPY_EPS: f64 = 1e-8;
+
+/// The loss of one step.
+#[derive(Debug)]
+pub struct NtXent {
+    /// Times `spec.scale`; the same on every rank.
+    pub loss: f64,
+    /// Gradient of the loss with respect to this rank's rows, in the order and dtype given.
+    pub gradient: Tensor,
+    /// Share of the first views whose most similar second view is their own.
+    pub accuracy: f64,
+    /// Mean entropy in nats of the first views' softmax over all second views.
+    pub entropy: f64,
+}
+
+/// This rank's anchors in canonical order, and where they stand.
+struct Anchors {
+    /// Canonical positions, ascending.
+    positions: Vec<i64>,
+    /// Row of `positions[k]` among the rows given.
+    local: Vec<i64>,
+    /// Rows / τ.
+    scaled: Tensor,
+}
+
+/// Rows of S over all columns.
+struct Strip {
+    s: Tensor,
+    /// How many of its rows are first views; they come first.
+    first_views: i64,
+}
+
+/// All rows of all ranks.
+struct All {
+    z: Tensor,
+    pairs: i64,
+    shifted: bool,
+}
+
+/// `u` holds this rank's rows `[n, d]` in the order that `order` gives them; all ranks call together.
+///
+/// # Errors
+/// [`StepError::Shape`] where rows do not fit the order, [`StepError::Collective`], [`StepError::NonFinite`] for a
+/// loss that is not a number, [`StepError::Torch`].
+pub fn nt_xent(
+    u: &Tensor,
+    spec: &NtXentSpec,
+    order: &RowOrder,
+    channel: &dyn Collective,
+) -> Result<NtXent, StepError> {
+    no_grad(|| {
+        let kind = if u.kind() == Kind::Double {
+            Kind::Double
+        } else {
+            Kind::Float
+        };
+        let unit = Unit::new(&u.f_detach()?.f_to_kind(kind)?, spec.normalize)?;
+        let z = order.gather(&unit.z, channel)?;
+        let shifted = !spec.normalize || spec.temperature < NO_SHIFT_TEMPERATURE;
+        let all = All {
+            z,
+            pairs: order.total() / 2,
+            shifted,
+        };
+        let anchors = Anchors::new(
+            &all.z,
+            order.of_rank(channel.rank().get() as usize),
+            spec.temperature,
+        )?;
+
+        let figures = order.gather(&anchors.restore(&forward(&all, &anchors)?)?, channel)?;
+        let lse = figures.f_select(1, 0)?.f_contiguous()?;
+        let (first, second) = (
+            all.z.f_narrow(0, 0, all.pairs)?,
+            all.z.f_narrow(0, all.pairs, all.pairs)?,
+        );
+        let positives =
+            (first * second).f_sum(Kind::Double)?.f_double_value(&[])? / spec.temperature;
+        let rows = order.total() as f64;
+        let loss =
+            spec.scale * (lse.f_sum(Kind::Double)?.f_double_value(&[])? - 2.0 * positives) / rows;
+        if !loss.is_finite() {
+            return Err(StepError::NonFinite {
+                tensor: "loss".to_owned(),
+            });
+        }
+        let gradient = backward(&all, &anchors, &lse)? * (spec.scale / (rows * spec.temperature));
+        let mean = |column| -> Result<f64, StepError> {
+            Ok(figures
+                .f_select(1, column)?
+                .f_sum(Kind::Double)?
+                .f_double_value(&[])?
+                / all.pairs as f64)
+        };
+        Ok(NtXent {
+            loss,
+            gradient: unit
+                .gradient(&anchors.restore(&gradient)?)?
+                .f_to_kind(u.kind())?,
+            accuracy: mean(1)?,
+            entropy: mean(2)?,
+        })
+    })
+}
+
+/// Per anchor: its lse, and for first views whether the positive wins, and the entropy.
+fn forward(all: &All, anchors: &Anchors) -> Result<Tensor, StepError> {
+    let kind = all.z.kind();
+    let mut figures = Vec::new();
+    for (start, rows) in strips(anchors.positions.len() as i64, all.z.size()[0]) {
+        let Strip { s, first_views } = anchors.strip(all, start, rows)?;
+        let mut metrics = vec![Tensor::f_zeros(
+            [2, rows - first_views],
+            (kind, s.device()),
+        )?];
+        let second_views = s
+            .f_narrow(0, 0, first_views)?
+            .f_narrow(1, all.pairs, all.pairs)?;
+        let (correct, best) = if first_views > 0 {
+            let own = anchors
+                .index(&anchors.positions[start as usize..(start + first_views) as usize])?;
+            let positive = second_views
+                .f_gather(1, &own.f_unsqueeze(1)?, false)?
+                .f_squeeze_dim(1)?;
+            let best = second_views.f_amax([1i64].as_slice(), false)?;
+            (
+                Some(positive.f_ge_tensor(&best)?.f_to_kind(kind)?),
+                Some(best),
+            )
+        } else {
+            (None, None)
+        };
+        // From here on `s` and its part `second_views` hold exponentials.
+        let shift = if all.shifted {
+            Some(s.f_amax([1i64].as_slice(), true)?)
+        } else {
+            None
+        };
+        let softmax = match (&shift, &best) {
+            (Some(_), Some(best)) => Some((&second_views - best.f_unsqueeze(1)?).f_exp_()?),
+            _ => None,
+        };
+        let mut exponentials = s;
+        if let Some(shift) = &shift {
+            let _ = exponentials.f_sub_(shift)?;
+        }
+        let _ = exponentials.f_exp_()?;
+        let mut lse = exponentials
+            .f_sum_dim_intlist([1i64].as_slice(), false, kind)?
+            .f_log_()?;
+        if let Some(shift) = shift {
+            let _ = lse.f_add_(&shift.f_squeeze_dim(1)?)?;
+        }
+        if let Some(correct) = correct {
+            let entropy = entropy(&softmax.unwrap_or(second_views))?;
+            metrics.insert(0, Tensor::f_stack(&[correct, entropy], 0)?);
+        }
+        let metrics = Tensor::f_cat(&metrics, 1)?;
+        figures.push(Tensor::f_cat(&[lse.f_unsqueeze(0)?, metrics], 0)?);
+    }
+    if figures.is_empty() {
+        return Ok(Tensor::f_zeros([0, 3], (kind, all.z.device()))?);
+    }
+    Ok(Tensor::f_cat(&figures, 1)?
+        .f_transpose(0, 1)?
+        .f_contiguous()?)
+}
+
+/// `−Σ p ln(p + ε)` per row, `p` proportional to the given weights.
+fn entropy(weights: &Tensor) -> Result<Tensor, StepError> {
+    let total = weights.f_sum_dim_intlist([1i64].as_slice(), true, weights.kind())?;
+    let p = weights / total;
+    let log = (&p + ENTROPY_EPS).f_log_()?;
+    Ok((p * log)
+        .f_sum_dim_intlist([1i64].as_slice(), false, weights.kind())?
+        .f_neg()?)
+}
+
+/// `Σ_j (P_ij + P_ji) z_j − 2 z_{p(i)}` per anchor.
+fn backward(all: &All, anchors: &Anchors, lse: &Tensor) -> Result<Tensor, StepError> {
+    let rows = all.z.size()[0];
+    let sums = all
+        .z
+        .f_empty_like()?
+        .f_narrow(0, 0, anchors.positions.len() as i64)?;
+    let of_anchors = lse
+        .f_index_select(0, &anchors.index(&anchors.positions)?)?
+        .f_unsqueeze(1)?;
+    let (row_weight, column_weight) = (of_anchors.f_neg()?.f_exp_()?, lse.f_neg()?.f_exp_()?);
+    for (start, count) in strips(anchors.positions.len() as i64, rows) {
+        let Strip { mut s, .. } = anchors.strip(all, start, count)?;
+        let mut weights = if all.shifted {
+            let by_column = (&s - lse).f_exp_()?;
+            let by_row = s.f_sub_(&of_anchors.f_narrow(0, start, count)?)?.f_exp_()?;
+            by_row + by_column
+        } else {
+            s.f_exp_()?
+                .f_mul_(&(row_weight.f_narrow(0, start, count)? + &column_weight))?
+        };
+        // Before the product: where the positive wins, its weight nearly cancels.
+        let own = anchors.positions[start as usize..(start + count) as usize].iter();
+        let partners: Vec<i64> = own.map(|&i| (i + all.pairs) % rows).collect();
+        let twice = Tensor::f_full([count, 1], -2.0, (weights.kind(), weights.device()))?;
+        let _ = weights.f_scatter_add_(1, &anchors.index(&partners)?.f_unsqueeze(1)?, &twice)?;
+        let _ = weights.f_mm_out(&sums.f_narrow(0, start, count)?, &all.z)?;
+    }
+    Ok(sums)
+}
+
+/// Runs of rows whose strip over `columns` columns is small.
+fn strips(rows: i64, columns: i64) -> impl Iterator<Item = (i64, i64)> {
+    let step = (STRIP / columns.max(1)).clamp(1, 512);
+    (0..rows)
+        .step_by(step as usize)
+        .map(move |start| (start, step.min(rows - start)))
+}
+
+/// Rows brought to unit length, or left alone.
+struct Unit {
+    z: Tensor,
+    /// 1/‖u‖, and where that was clamped.
+    inverse: Option<(Tensor, Tensor)>,
+}
+
+// === impl Unit ===
+
+impl Unit {
+    fn new(u: &Tensor, normalize: bool) -> Result<Self, StepError> {
+        if !normalize {
+            return Ok(Self {
+                z: u.shallow_clone(),
+                inverse: None,
+            });
+        }
+        let squared = (u * u).f_sum_dim_intlist([1i64].as_slice(), true, u.kind())?;
+        let clamped = squared.f_lt(MIN_SQUARED_NORM)?;
+        let inverse = squared.f_clamp_min(MIN_SQUARED_NORM)?.f_rsqrt_()?;
+        Ok(Self {
+            z: u * &inverse,
+            inverse: Some((inverse, clamped)),
+        })
+    }
+
+    /// Gradient with respect to u from that with respect to z: `(g − (g·z) z)/‖u‖`.
+    fn gradient(&self, g: &Tensor) -> Result<Tensor, StepError> {
+        let Some((inverse, clamped)) = &self.inverse else {
+            return Ok(g.shallow_clone());
+        };
+        let along = (g * &self.z)
+            .f_sum_dim_intlist([1i64].as_slice(), true, g.kind())?
+            .f_masked_fill(clamped, 0.0)?;
+        Ok((g - along * &self.z) * inverse)
+    }
+}
+
+// === impl Anchors ===
+
+impl Anchors {
+    fn new(z: &Tensor, canonical: &[i64], temperature: f64) -> Result<Self, StepError> {
+        let mut pairs: Vec<(i64, i64)> = canonical.iter().copied().zip(0..).collect();
+        pairs.sort_unstable();
+        let (positions, local): (Vec<i64>, Vec<i64>) = pairs.into_iter().unzip();
+        let index = Tensor::f_from_slice(&positions)?.f_to_device(z.device())?;
+        let scaled = z.f_index_select(0, &index)? / temperature;
+        Ok(Self {
+            positions,
+            local,
+            scaled,
+        })
+    }
+
+    fn index(&self, positions: &[i64]) -> Result<Tensor, StepError> {
+        Ok(Tensor::f_from_slice(positions)?.f_to_device(self.scaled.device())?)
+    }
+
+    /// Rows `start..start + rows` of S, with −∞ on the diagonal.
+    fn strip(&self, all: &All, start: i64, rows: i64) -> Result<Strip, StepError> {
+        let own = &self.positions[start as usize..(start + rows) as usize];
+        let mut s = self
+            .scaled
+            .f_narrow(0, start, rows)?
+            .f_mm(&all.z.f_transpose(0, 1)?)?;
+        let _ = s.f_scatter_value_(1, &self.index(own)?.f_unsqueeze(1)?, f64::NEG_INFINITY)?;
+        let first_views = own.partition_point(|&position| position < all.pairs) as i64;
+        Ok(Strip { s, first_views })
+    }
+
+    /// Rows in the order of anchors to the order given.
+    fn restore(&self, rows: &Tensor) -> Result<Tensor, StepError> {
+        Ok(rows
+            .f_empty_like()?
+            .f_index_copy(0, &self.index(&self.local)?, rows)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::shim;
+    use crate::verify::{on_ranks, rank_gangs};
+
+    /// The loss as SimCLR v1 writes it, with a graph.
+    fn plain(u: &Tensor, spec: &NtXentSpec) -> Tensor {
+        let rows = u.size()[0];
+        let z = if spec.normalize {
+            u / u.norm_scalaropt_dim(2, [1i64].as_slice(), true)
+        } else {
+            u.shallow_clone()
+        };
+        let s = z.matmul(&z.transpose(0, 1)) / spec.temperature;
+        let s = s + Tensor::eye(rows, (u.kind(), u.device())) * -1e300;
+        let partner = (Tensor::arange(rows, (Kind::Int64, u.device())) + rows / 2).remainder(rows);
+        let positive = s.gather(1, &partner.unsqueeze(1), false).squeeze_dim(1);
+        (s.logsumexp([1i64].as_slice(), false) - positive).mean(Kind::Double) * spec.scale
+    }
+
+    #[test]
+    fn ranks_with_uneven_shares_get_the_gradient_of_the_whole() {
+        let pairs = 9;
+        let x = Tensor::arange(2 * pairs * 5, (Kind::Double, tch::Device::Cpu));
+        let rows = (x * 0.7).sin().view([2 * pairs, 5]);
+        let numbers = Vec::<f64>::try_from(rows.flatten(0, -1)).expect("numbers");
+        // Canonical positions in an order that interleaves views.
+        let positions: Vec<i64> = (0..2 * pairs).map(|k| k * 5 % (2 * pairs)).collect();
+        let cuts = [vec![18], vec![11, 7], vec![3, 10, 5], vec![1, 9, 2, 6]];
+        for (temperature, normalize, scale) in
+            [(0.1, true, 1.0), (0.02, true, 2.0), (3.0, false, 1.0)]
+        {
+            let spec = NtXentSpec {
+                temperature,
+                normalize,
+                scale,
+            };
+            let whole = rows.copy().set_requires_grad(true);
+            let loss = plain(&whole, &spec);
+            shim::backward(&[(&loss, &loss.ones_like())]).expect("backward");
+            let expected = whole.grad();
+            for shares in &cuts {
+                let order = RowOrder::new(shares.clone(), positions.clone()).expect("an order");
+                let ranks = rank_gangs(shares.len()).expect("gangs");
+                let results = on_ranks(ranks, |gang| {
+                    let own = Tensor::from_slice(order.of_rank(gang.rank().get() as usize));
+                    let mine = Tensor::from_slice(&numbers);
+                    let local = mine.view([2 * pairs, 5]).index_select(0, &own);
+                    let found =
+                        nt_xent(&local, &spec, &order, gang.statistics.as_ref()).expect("a loss");
+                    (found.loss, own, found.gradient)
+                });
+                for (value, own, gradient) in results.expect("no panic") {
+                    assert!(
+                        (value - loss.double_value(&[])).abs() < 1e-12 * value.abs().max(1.0),
+                        "{spec:?} {shares:?}"
+                    );
+                    let expected = expected.index_select(0, &own);
+                    let error = (&gradient - &expected).norm().double_value(&[]);
+                    let scale = expected.norm().double_value(&[]).max(1e-3 / temperature);
+                    assert!(
+                        error < 1e-12 * scale,
+                        "{spec:?} {shares:?}: {}",
+                        error / scale
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_zeros_has_a_finite_gradient() {
+        let u = Tensor::zeros([4, 3], (Kind::Float, tch::Device::Cpu));
+        let spec = NtXentSpec {
+            temperature: 0.1,
+            normalize: true,
+            scale: 1.0,
+        };
+        let gang = crate::collective::solo::gang();
+        let order = RowOrder::single(4).expect("an order");
+        let found = nt_xent(&u, &spec, &order, gang.statistics.as_ref()).expect("a loss");
+        assert!((found.loss - 3f64.ln()).abs() < 1e-6, "{}", found.loss);
+        assert!(
+            Vec::<f32>::try_from(found.gradient.flatten(0, -1))
+                .expect("numbers")
+                .iter()
+                .all(|g| g.is_finite())
+        );
+    }
+}

@@ -1,0 +1,78 @@
+//! `diptych-worker`: the agent by default; trainers, measurements and exports by subcommand.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use diptych_worker::bench::BenchCommand;
+use diptych_worker::config::AgentArgs;
+use diptych_worker::infer::{EmbedArgs, PredictArgs};
+use diptych_worker::trainer::{self, TrainerArgs};
+use diptych_worker::{agent, bench, infer, phase, verify};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "diptych-worker",
+    version,
+    about = "Trains: an agent that takes ranks from a coordinator."
+)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Register with a coordinator and run the ranks that it places here (also without a subcommand).
+    Agent(AgentArgs),
+    /// Run one rank; started by the agent.
+    #[command(hide = true)]
+    Trainer(TrainerArgs),
+    /// Measure one part; prints one JSON line.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print the classes of one's own images, by an export.
+    Predict(PredictArgs),
+    /// Write the features of one's own images, by an export.
+    Embed(EmbedArgs),
+    /// Compute the golden cases `DIR/*.json` again and compare.
+    Verify {
+        /// Folder of cases.
+        dir: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command.unwrap_or(Command::Agent(arguments.agent)) {
+        Command::Agent(agent) => finish(agent::command(agent)),
+        Command::Trainer(args) => trainer::process::run(args, phase::run),
+        Command::Bench(what) => finish(bench::run(&what)),
+        Command::Predict(args) => finish(infer::predict(&args)),
+        Command::Embed(args) => finish(infer::embed(&args)),
+        Command::Verify { dir } => finish(golden(&dir)),
+    }
+}
+
+fn golden(dir: &Path) -> anyhow::Result<()> {
+    let summary = verify::run(dir, &mut std::io::stdout().lock())?;
+    anyhow::ensure!(
+        summary.failed == 0,
+        "{} golden cases failed",
+        summary.failed
+    );
+    Ok(())
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("diptych-worker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Which network a phase trains, and which weights it starts from.
+
+use std::collections::BTreeMap;
+
+use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription};
+use diptych_common::digest::Digest;
+use diptych_common::ids::PhaseName;
+use diptych_common::spec::{HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source};
+use tch::Tensor;
+
+use super::PhaseError;
+use crate::checkpoint::{Loaded, Storage, load};
+use crate::project::{HeadPart, ModelSpec};
+use crate::trainer::CheckpointRef;
+
+/// A network, what checkpoints say about it, and where its weights come from.
+#[derive(Debug)]
+pub struct Blueprint {
+    /// What is built.
+    pub model: ModelSpec,
+    /// What checkpoints say about it.
+    pub description: NetworkDescription,
+    /// Weights to start from; `None` for the seed's.
+    pub start: Option<Start>,
+}
+
+/// Weights of an earlier phase or another program.
+#[derive(Debug)]
+pub struct Start {
+    /// Key or URL, for messages.
+    pub object: String,
+    /// Digest of the manifest, where it is a checkpoint.
+    pub parent: Option<Digest>,
+    /// Encoder and head tensors by name.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// Plans the network of every kind but `distill`. `classes` are those of the labels, where the phase uses any.
+///
+/// # Errors
+/// Refuses a head layer that the source lacks; fails where the source cannot be loaded.
+pub fn plan(
+    spec: &JobSpec,
+    phase: &PhaseSpec,
+    inputs: &BTreeMap<PhaseName, CheckpointRef>,
+    storage: &Storage,
+    classes: Option<&[String]>,
+) -> Result<Blueprint, PhaseError> {
+    let count = classes.map(|classes| classes.len() as u32);
+    let encoder = spec.encoder_of(phase).clone();
+    match &phase.kind {
+        PhaseKind::Pretrain(pretrain) => {
+            let (start, _) = open(&pretrain.from, inputs, storage)?;
+            let probe = count.filter(|_| pretrain.probe != Some(false));
+            let head = HeadPart {
+                spec: pretrain.head.clone(),
+                layers: pretrain.head.layers,
+            };
+            Ok(Blueprint {
+                description: NetworkDescription {
+                    encoder: encoder.clone(),
+                    head: Some(pretrain.head.clone()),
+                    classifier: None,
+                },
+                model: ModelSpec {
+                    encoder,
+                    head: Some(head),
+                    classes: None,
+                    probe,
+                },
+                start,
+            })
+        }
+        PhaseKind::LinearEval(linear) => classifier(
+            spec,
+            encoder,
+            (&linear.from, linear.head_layer),
+            inputs,
+            storage,
+            classes,
+        ),
+        PhaseKind::Finetune(tune) => classifier(
+            spec,
+            encoder,
+            (&tune.from, tune.head_layer),
+            inputs,
+            storage,
+            classes,
+        ),
+        PhaseKind::Distill(_) => Err(PhaseError::Internal(
+            "a distillation's network follows its teacher".to_owned(),
+        )),
+    }
+}
+
+fn classifier(
+    spec: &JobSpec,
+    encoder: diptych_common::spec::EncoderSpec,
+    (from, head_layer): (&Source, u32),
+    inputs: &BTreeMap<PhaseName, CheckpointRef>,
+    storage: &Storage,
+    classes: Option<&[String]>,
+) -> Result<Blueprint, PhaseError> {
+    let classes = classes.unwrap_or_default().to_vec();
+    let (start, network) = open(from, inputs, storage)?;
+    let head = match network {
+        Some(network) => network.head,
+        None => Some(spec.head().clone()),
+    };
+    let head = (head_layer > 0).then(|| {
+        head.ok_or_else(|| {
+            PhaseError::Refused(format!(
+                "head_layer {head_layer} is asked for, but the source has no projection head: use 0"
+            ))
+        })
+    });
+    let head: Option<HeadSpec> = head.transpose()?;
+    let part = head.clone().map(|spec| HeadPart {
+        spec,
+        layers: head_layer,
+    });
+    Ok(Blueprint {
+        model: ModelSpec {
+            encoder: encoder.clone(),
+            head: part,
+            classes: Some(classes.len() as u32),
+            probe: None,
+        },
+        description: NetworkDescription {
+            encoder,
+            head,
+            classifier: Some(Classifier {
+                classes,
+                head_layer,
+            }),
+        },
+        start,
+    })
+}
+
+fn open(
+    from: &Source,
+    inputs: &BTreeMap<PhaseName, CheckpointRef>,
+    storage: &Storage,
+) -> Result<(Option<Start>, Option<NetworkDescription>), PhaseError> {
+    match from {
+        Source::Random => Ok((None, None)),
+        Source::Phase(name) => {
+            let checkpoint = input(inputs, name)?;
+            let Loaded { manifest, tensors } = network_of(storage, checkpoint)?;
+            let object = checkpoint.manifest.to_string();
+            Ok((
+                Some(Start {
+                    object,
+                    parent: Some(checkpoint.digest),
+                    tensors,
+                }),
+                Some(manifest.network),
+            ))
+        }
+        Source::Import(url) => {
+            let (imported, tensors) = load::import(url)?;
+            let network = imported.info.map(|info| info.network);
+            Ok((
+                Some(Start {
+                    object: url.clone(),
+                    parent: None,
+                    tensors,
+                }),
+                network,
+            ))
+        }
+    }
+}
+
+/// The final checkpoint of an earlier phase.
+///
+/// # Errors
+/// [`PhaseError::Internal`] where the coordinator sent none.
+pub fn input<'a>(
+    inputs: &'a BTreeMap<PhaseName, CheckpointRef>,
+    name: &PhaseName,
+) -> Result<&'a CheckpointRef, PhaseError> {
+    inputs
+        .get(name)
+        .ok_or_else(|| PhaseError::Internal(format!("no checkpoint of phase {name} was given")))
+}
+
+/// Weights and statistics of a checkpoint, without what only its own training needs.
+///
+/// # Errors
+/// As [`load::load`].
+pub fn network_of(storage: &Storage, checkpoint: &CheckpointRef) -> Result<Loaded, PhaseError> {
+    load::load(storage, checkpoint, |tensor| {
+        !tensor.name.starts_with("momentum.") && !tensor.name.starts_with("probe.")
+    })
+}
+
+/// The network of a checkpoint that ends in a classifier, and its class names.
+///
+/// # Errors
+/// [`PhaseError::Refused`] where it has no classifier.
+pub fn classifying(manifest: &Manifest) -> Result<(ModelSpec, Vec<String>), PhaseError> {
+    describe_classifier(&manifest.network, manifest.name.as_str())
+}
+
+/// The network that a description with a classifier stands for, and its class names. `whose` is for messages.
+///
+/// # Errors
+/// [`PhaseError::Refused`] where it has no classifier.
+pub fn describe_classifier(
+    network: &NetworkDescription,
+    whose: &str,
+) -> Result<(ModelSpec, Vec<String>), PhaseError> {
+    let Some(classifier) = &network.classifier else {
+        return Err(PhaseError::Refused(format!(
+            "{whose} has no classifier: use a finetune, linear_eval or distill phase"
+        )));
+    };
+    let head = network.head.clone().filter(|_| classifier.head_layer > 0);
+    let head = head.map(|spec| HeadPart {
+        spec,
+        layers: classifier.head_layer,
+    });
+    let classes = Some(classifier.classes.len() as u32);
+    Ok((
+        ModelSpec {
+            encoder: network.encoder.clone(),
+            head,
+            classes,
+            probe: None,
+        },
+        classifier.classes.clone(),
+    ))
+}

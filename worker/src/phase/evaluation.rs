@@ -1,0 +1,153 @@
+//! Accuracy and nearest neighbours over a whole data set, each rank its share; sums, so that shares may be ragged.
+
+use diptych_common::ids::Rank;
+use diptych_common::spec::Knn;
+use tch::{Kind, Tensor, no_grad};
+
+use super::PhaseError;
+use super::knn::{self, Neighbours};
+use super::tally::Tally;
+use crate::batch::{EvalLoader, EvalOptions, Source};
+use crate::collective::{Collective, Gang};
+use crate::encode::Mode;
+use crate::project::{Model, Outputs};
+
+/// Images of one evaluation pass at once.
+const BATCH: usize = 128;
+
+/// How evaluation images are read.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// Side of the images in pixels.
+    pub image_size: u32,
+    /// Share of the images that may be unreadable.
+    pub max_bad_images: f64,
+    /// Threads that decode.
+    pub threads: usize,
+}
+
+/// Top-1 and top-5 accuracy of the classifier on `data`, over all ranks.
+///
+/// # Errors
+/// Fails where data, libtorch or a collective does.
+pub fn accuracy(
+    model: &Model,
+    data: &Source,
+    reading: Reading,
+    gang: &Gang,
+) -> Result<Tally, PhaseError> {
+    let mut tally = Tally::default();
+    each_batch(model, data, reading, gang, |outputs, labels| {
+        if let Some(logits) = outputs.logits {
+            tally.add(&logits, &labels)?;
+        }
+        Ok(())
+    })?;
+    tally.over_ranks(&*gang.statistics)
+}
+
+/// Top-1 accuracy on `data` of a vote of its nearest neighbours in `bank`, by encoder features.
+///
+/// # Errors
+/// Fails where data, libtorch or a collective does.
+pub fn nearest_neighbours(
+    model: &Model,
+    (bank, data): (&Source, &Source),
+    knn: Knn,
+    reading: Reading,
+    gang: &Gang,
+) -> Result<f64, PhaseError> {
+    let channel = &*gang.statistics;
+    let (bank_rows, bank_labels) = features(model, bank, reading, gang)?;
+    let (queries, labels) = features(model, data, reading, gang)?;
+    let (queries, labels) = (gather(&queries, channel)?, gather(&labels, channel)?);
+    let k = i64::from(knn.k).min(bank.len() as i64);
+    let mut found = knn::nearest(&bank_rows, &bank_labels, &queries, k)?;
+    if gang.world() > 1 {
+        let missing = k - found.cosine.size()[1];
+        let pad = |tensor: &Tensor, value: f64| tensor.f_pad([0, missing], "constant", value);
+        let shares = vec![queries.size()[0]; gang.world()];
+        // A share with fewer than k rows is filled up with neighbours that have no weight.
+        let cosine = channel.all_gather(
+            &pad(&found.cosine, f64::NEG_INFINITY)?.f_contiguous()?,
+            &shares,
+        )?;
+        let label = channel.all_gather(&pad(&found.label, 0.0)?.f_contiguous()?, &shares)?;
+        let parts: Vec<Neighbours> = cosine
+            .f_split(queries.size()[0], 0)?
+            .into_iter()
+            .zip(label.f_split(queries.size()[0], 0)?)
+            .map(|(cosine, label)| Neighbours { cosine, label })
+            .collect();
+        found = knn::merge(&parts, k)?;
+    }
+    let classes = bank.index().classes().len() as i64;
+    let votes = knn::vote(&found, knn.temperature, classes)?;
+    let right = votes
+        .f_eq_tensor(&labels)?
+        .f_sum(Kind::Int64)?
+        .f_int64_value(&[])?;
+    Ok(right as f64 / labels.size()[0].max(1) as f64)
+}
+
+/// Unit features and labels of this rank's share.
+fn features(
+    model: &Model,
+    data: &Source,
+    reading: Reading,
+    gang: &Gang,
+) -> Result<(Tensor, Tensor), PhaseError> {
+    let compute = model.compute();
+    let mut rows = vec![Tensor::f_zeros(
+        [0, model.features()],
+        (compute.kind(), compute.device),
+    )?];
+    let mut labels = vec![Tensor::f_zeros([0], (Kind::Int64, compute.device))?];
+    each_batch(model, data, reading, gang, |outputs, batch_labels| {
+        if let Some(features) = outputs.layers.first() {
+            let features = features.f_to_kind(compute.kind())?;
+            let norm = features
+                .f_square()?
+                .f_sum_dim_intlist(1i64, true, compute.kind())?
+                .f_sqrt()?;
+            rows.push(&features / norm.f_clamp_min(1e-12)?);
+            labels.push(batch_labels);
+        }
+        Ok(())
+    })?;
+    Ok((Tensor::f_cat(&rows, 0)?, Tensor::f_cat(&labels, 0)?))
+}
+
+fn each_batch(
+    model: &Model,
+    data: &Source,
+    reading: Reading,
+    gang: &Gang,
+    mut visit: impl FnMut(Outputs, Tensor) -> Result<(), PhaseError>,
+) -> Result<(), PhaseError> {
+    let options = EvalOptions {
+        image_size: reading.image_size,
+        batch: BATCH,
+        max_bad_images: reading.max_bad_images,
+        threads: reading.threads,
+        ahead: 2,
+    };
+    let rank = Rank::new(gang.rank().get());
+    let loader = EvalLoader::start(data, rank, gang.world() as u32, options)?;
+    while let Some(batch) = loader.next_batch()? {
+        let Some(labels) = batch.labels.filter(|labels| labels.size()[0] > 0) else {
+            continue;
+        };
+        let images = model.compute().place(&batch.images)?;
+        let outputs = no_grad(|| model.forward(&images, Mode::Eval))?;
+        visit(outputs, labels.f_to_device(model.compute().device)?)?;
+    }
+    Ok(())
+}
+
+/// All ranks' rows, whatever number each holds.
+fn gather(rows: &Tensor, channel: &dyn Collective) -> Result<Tensor, PhaseError> {
+    let mine = Tensor::from_slice(&[rows.size()[0]]);
+    let counts = Vec::<i64>::try_from(channel.all_gather(&mine, &vec![1; channel.world()])?)?;
+    Ok(channel.all_gather(&rows.f_contiguous()?, &counts)?)
+}

@@ -1,0 +1,236 @@
+//! Saves of one attempt: this rank's parts, on rank 0 the manifests, and what the coordinator has committed.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use diptych_common::checkpoint::{
+    CheckpointKey, Manifest, NetworkDescription, PhaseWord, Preprocessing, StoredObject,
+    TensorMeta, partition,
+};
+use diptych_common::digest::Digest;
+use diptych_common::ids::{Rank, Step};
+use diptych_common::spec::PhaseKind;
+
+use super::prepare::Prepared;
+use super::task::Values;
+use super::{Learner, PhaseError};
+use crate::checkpoint::flat::describe;
+use crate::checkpoint::{FileLayout, Saved, Saver};
+use crate::trainer::{Command, Control, Report};
+
+/// Longest wait before commands, outcomes and the abort are looked at again.
+const TURN: Duration = Duration::from_millis(20);
+
+/// What every manifest of an attempt says.
+#[derive(Debug)]
+struct Frame {
+    key: CheckpointKey,
+    kind: PhaseWord,
+    world: u32,
+    spec: Digest,
+    data: Digest,
+    parent: Option<Digest>,
+    network: NetworkDescription,
+    preprocessing: Preprocessing,
+    tensors: Vec<TensorMeta>,
+}
+
+/// The saves of one rank.
+#[derive(Debug)]
+pub struct Keeper {
+    frame: Frame,
+    rank: Rank,
+    saver: Saver,
+    results: BTreeMap<Step, BTreeMap<String, f64>>,
+    committed: Option<Step>,
+    last: Instant,
+}
+
+impl Keeper {
+    /// Starts the writing thread and touches its buffer.
+    ///
+    /// # Errors
+    /// Fails where the system gives no thread.
+    pub fn start(prepared: &Prepared) -> Result<Self, PhaseError> {
+        let (assignment, phase) = (&prepared.assignment, &prepared.phase);
+        let tensors = describe(&prepared.learner.state())?;
+        let ranks = partition::assign(&tensors, assignment.world);
+        let own = |(tensor, rank): (_, &u32)| (*rank == assignment.rank.get()).then_some(tensor);
+        let part: Vec<&TensorMeta> = tensors.iter().zip(&ranks).filter_map(own).collect();
+        let saver = Saver::start(prepared.storage.clone(), FileLayout::new(&part))?;
+        let frame = Frame {
+            key: CheckpointKey {
+                job: assignment.job.clone(),
+                phase: phase.index,
+                name: phase.name.clone(),
+                step: prepared.learner.step,
+                attempt: assignment.attempt,
+            },
+            kind: match phase.kind {
+                PhaseKind::Pretrain(_) => PhaseWord::Pretrain,
+                PhaseKind::LinearEval(_) => PhaseWord::LinearEval,
+                PhaseKind::Finetune(_) => PhaseWord::Finetune,
+                PhaseKind::Distill(_) => PhaseWord::Distill,
+            },
+            world: assignment.world,
+            spec: assignment.spec.digest(),
+            data: prepared.data_digest,
+            parent: prepared.parent,
+            network: prepared.network.clone(),
+            preprocessing: prepared.preprocessing,
+            tensors,
+        };
+        let (rank, results) = (assignment.rank, BTreeMap::new());
+        Ok(Self {
+            frame,
+            rank,
+            saver,
+            results,
+            committed: None,
+            last: Instant::now(),
+        })
+    }
+
+    /// Time since the last save began.
+    pub fn since_last(&self) -> Duration {
+        self.last.elapsed()
+    }
+
+    /// Whether this rank still writes.
+    pub fn busy(&self) -> bool {
+        self.saver.busy()
+    }
+
+    /// Takes the snapshot of a step and starts to write this rank's part.
+    ///
+    /// # Errors
+    /// Fails while the last part is still being written.
+    pub fn save(&mut self, learner: &Learner, results: &Values) -> Result<(), PhaseError> {
+        let finite = results.iter().filter(|(_, value)| value.is_finite());
+        let results = finite
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect();
+        self.results.insert(learner.step, results);
+        let key = self.key(learner.step).shard(self.rank);
+        let stall = self.saver.save_part(learner.step, key, &learner.state())?;
+        tracing::info!(step = learner.step.get(), ?stall, "snapshot taken");
+        self.last = Instant::now();
+        Ok(())
+    }
+
+    /// Reports what has reached the store and does what the coordinator asked; never waits.
+    ///
+    /// # Errors
+    /// The store's failure, or an abort.
+    pub fn attend(&mut self, control: &Control) -> Result<(), PhaseError> {
+        control.check()?;
+        while let Some(command) = control.try_command() {
+            self.obey(command)?;
+        }
+        while let Some(saved) = self.saver.poll()? {
+            report(control, saved);
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is being written.
+    ///
+    /// # Errors
+    /// As [`Keeper::attend`].
+    pub fn drain(&mut self, control: &Control) -> Result<(), PhaseError> {
+        while self.busy() {
+            self.turn(control)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the coordinator has committed the save of `step`.
+    ///
+    /// # Errors
+    /// As [`Keeper::attend`].
+    pub fn wait_committed(&mut self, step: Step, control: &Control) -> Result<(), PhaseError> {
+        while self.committed != Some(step) {
+            self.turn(control)?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, control: &Control) -> Result<(), PhaseError> {
+        if self.busy() {
+            if let Some(saved) = self.saver.wait(TURN)? {
+                report(control, saved);
+            }
+        } else if let Some(command) = control.next_command(TURN)? {
+            self.obey(command)?;
+        }
+        self.attend(control)
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), PhaseError> {
+        match command {
+            Command::WriteManifest { step, objects } => self.write_manifest(step, objects),
+            Command::Committed(checkpoint) => {
+                self.committed = Some(checkpoint.step);
+                self.results.retain(|step, _| *step >= checkpoint.step);
+                Ok(())
+            }
+        }
+    }
+
+    fn write_manifest(&mut self, step: Step, objects: Vec<StoredObject>) -> Result<(), PhaseError> {
+        let Some(results) = self.results.get(&step).cloned() else {
+            tracing::warn!(
+                step = step.get(),
+                "a manifest was asked for that this rank saved nothing for"
+            );
+            return Ok(());
+        };
+        let (frame, key) = (&self.frame, self.key(step));
+        let mut tensors = partition::table(&frame.tensors, frame.world);
+        // Keys end in the shard's number, so their order is the ranks'.
+        let mut objects = objects;
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        tensors.sort_by_key(|tensor| (tensor.shard, tensor.range));
+        let manifest = Manifest {
+            version: Manifest::VERSION,
+            job: key.job,
+            phase: key.phase,
+            name: key.name,
+            kind: frame.kind,
+            attempt: key.attempt,
+            step,
+            world: frame.world,
+            spec: frame.spec,
+            data: frame.data,
+            parent: frame.parent,
+            network: frame.network.clone(),
+            preprocessing: frame.preprocessing,
+            results,
+            tensors,
+            objects,
+        };
+        let (bytes, digest) = manifest
+            .encode()
+            .map_err(|error| PhaseError::Internal(format!("manifest of step {step}: {error}")))?;
+        self.saver
+            .save_manifest(manifest.reference(digest), Bytes::from(bytes))
+    }
+
+    fn key(&self, step: Step) -> CheckpointKey {
+        CheckpointKey {
+            step,
+            ..self.frame.key.clone()
+        }
+    }
+}
+
+fn report(control: &Control, saved: Saved) {
+    control.report(match saved {
+        Saved::Part { step, object } => Report::PartSaved {
+            step,
+            objects: vec![object],
+        },
+        Saved::Manifest(checkpoint) => Report::ManifestWritten(checkpoint),
+    });
+}

@@ -1,0 +1,100 @@
+//! What the kinds of phases do differently inside the one training loop.
+
+use diptych_common::spec::{PhaseKind, PhaseSpec};
+
+use super::evaluation::{self, Reading};
+use super::{Learner, PhaseError};
+use crate::backward::MicroBatch;
+use crate::batch::Source;
+use crate::collective::Gang;
+use crate::device::StepError;
+use crate::reduce::Buckets;
+
+/// Measured values by name.
+pub type Values = Vec<(&'static str, f64)>;
+
+/// One kind of phase.
+pub trait Task: std::fmt::Debug {
+    /// Leaves the gradient of the step's global loss in `buckets`; the values are the same on every rank.
+    ///
+    /// # Errors
+    /// [`StepError`]; the loop gives the step up.
+    fn step(
+        &mut self,
+        learner: &Learner,
+        buckets: &mut Buckets,
+        batches: &[MicroBatch],
+        gang: &Gang,
+    ) -> Result<Values, StepError>;
+
+    /// Makes ready what the next step needs beside its main batch, before any collective of it.
+    ///
+    /// # Errors
+    /// Fails where the data does.
+    fn fetch(&mut self) -> Result<(), PhaseError> {
+        Ok(())
+    }
+
+    /// Evaluates the network as it stands; every rank calls it, and gets the same values.
+    ///
+    /// # Errors
+    /// Fails where data, libtorch or a collective does.
+    fn evaluate(&mut self, learner: &Learner, gang: &Gang) -> Result<Values, PhaseError>;
+}
+
+/// The data that evaluations read.
+#[derive(Debug, Clone)]
+pub struct EvalData {
+    /// All training images.
+    pub train: Source,
+    /// The images to evaluate on, if any.
+    pub eval: Option<Source>,
+    /// How they are read.
+    pub reading: Reading,
+}
+
+impl EvalData {
+    /// `eval_top1` and `eval_top5` of the classifier.
+    ///
+    /// # Errors
+    /// As [`evaluation::accuracy`].
+    pub fn accuracy(&self, learner: &Learner, gang: &Gang) -> Result<Values, PhaseError> {
+        let Some(eval) = &self.eval else {
+            return Ok(Vec::new());
+        };
+        let tally = evaluation::accuracy(&learner.model, eval, self.reading, gang)?;
+        Ok(vec![
+            ("eval_top1", tally.top1_share()),
+            ("eval_top5", tally.top5_share()),
+        ])
+    }
+
+    /// `knn_top1` of the encoder's features, where both data sets have labels.
+    ///
+    /// # Errors
+    /// As [`evaluation::nearest_neighbours`].
+    pub fn neighbours(
+        &self,
+        knn: Option<diptych_common::spec::Knn>,
+        learner: &Learner,
+        gang: &Gang,
+    ) -> Result<Values, PhaseError> {
+        match (knn, &self.eval) {
+            (Some(knn), Some(eval)) if eval.index().labelled() && self.train.index().labelled() => {
+                let data = (&self.train, eval);
+                let top1 =
+                    evaluation::nearest_neighbours(&learner.model, data, knn, self.reading, gang)?;
+                Ok(vec![("knn_top1", top1)])
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Views of each image that a phase trains on.
+pub fn views(phase: &PhaseSpec) -> u32 {
+    match phase.kind {
+        PhaseKind::Pretrain(_) => 2,
+        PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) | PhaseKind::Distill(_) => 1,
+    }
+}

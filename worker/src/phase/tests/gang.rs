@@ -1,0 +1,267 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc;
+
+use diptych_common::checkpoint::{CheckpointRef, StoredObject};
+use diptych_common::ids::{Attempt, PhaseIndex, PhaseName, Rank, Step, WorkerId};
+use diptych_common::spec::{JobDraft, JobSpec};
+use tch::Tensor;
+
+use crate::checkpoint::{Storage, load};
+use crate::phase::{PhaseError, run};
+use crate::trainer::{
+    Assignment, Begin, Command, Control, Measurement, Peer, Place, Report, Secret,
+};
+
+/// A job over generated images, and the checkpoints that its phases left.
+pub(super) struct Job {
+    directory: tempfile::TempDir,
+    pub(super) spec: JobSpec,
+    pub(super) inputs: BTreeMap<PhaseName, CheckpointRef>,
+    attempt: u64,
+}
+
+/// How an attempt of a phase ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) errors: Vec<PhaseError>,
+    pub(super) results: BTreeMap<String, f64>,
+    pub(super) losses: Vec<f64>,
+    pub(super) commits: Vec<CheckpointRef>,
+}
+
+/// What a test changes of an attempt.
+#[derive(Clone, Default)]
+pub(super) struct Attempted {
+    pub(super) world: u32,
+    pub(super) resume: Option<CheckpointRef>,
+    /// Abort every rank once a save of at least this step is committed.
+    pub(super) stop_after: Option<Step>,
+}
+
+const CLASSES: [&str; 3] = ["bars", "dots", "edge"];
+const SIDE: usize = 12;
+
+/// One small image of a class; `number` moves and tints it.
+fn picture(class: usize, number: usize) -> Vec<u8> {
+    let mut pixels = Vec::new();
+    for y in 0..SIDE {
+        for x in 0..SIDE {
+            let lit = match class {
+                0 => (x + number) % 4 < 2,
+                1 => (x + number).is_multiple_of(3) && y.is_multiple_of(3),
+                _ => y > 3 + number % 5,
+            };
+            let noise = ((x * 31 + y * 17 + number * 97) % 41) as u8;
+            let level = if lit { 190 } else { 20 };
+            pixels.extend([
+                level + noise,
+                level + noise / 2,
+                level + ((number * 13) % 40) as u8,
+            ]);
+        }
+    }
+    pixels
+}
+
+fn write_images(directory: &Path, numbers: std::ops::Range<usize>) {
+    for (class, name) in CLASSES.iter().enumerate() {
+        std::fs::create_dir_all(directory.join(name)).unwrap();
+        for number in numbers.clone() {
+            let file = std::fs::File::create(directory.join(name).join(format!("{number:03}.png")))
+                .unwrap();
+            let mut encoder = png::Encoder::new(file, SIDE as u32, SIDE as u32);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder
+                .write_header()
+                .unwrap()
+                .write_image_data(&picture(class, number))
+                .unwrap();
+        }
+    }
+}
+
+impl Job {
+    /// A job with these phases (YAML) over 60 training and 31 evaluation images of three classes.
+    pub(super) fn new(precision: &str, phases: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        write_images(&root.join("train"), 0..20);
+        write_images(&root.join("test"), 20..30);
+        std::fs::write(root.join("test/bars/broken.png"), b"not an image").unwrap();
+        let yaml = format!(
+            "apiVersion: diptych/v1\nname: tiny\nseed: 3\nstorage: file://{0}/checkpoints\n\
+             resources: {{ranks: {{min: 1, max: 4}}, precision: {precision}}}\n\
+             data:\n  train: {{url: \"file://{0}/train\"}}\n  test: {{url: \"file://{0}/test\"}}\n\
+             encoder: {{depth: 18, width: 0.0625, stem: cifar}}\nhead: {{layers: 2, dim: 8}}\nphases:\n{phases}",
+            root.display()
+        );
+        let spec = JobSpec::try_from(JobDraft::from_yaml(&yaml).unwrap()).unwrap();
+        Self {
+            directory,
+            spec,
+            inputs: BTreeMap::new(),
+            attempt: 0,
+        }
+    }
+
+    /// Where the images are.
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Runs a phase to its end with `world` ranks; its last checkpoint becomes an input of later phases.
+    pub(super) fn run(&mut self, phase: u32, world: u32) -> Ended {
+        let ended = self.attempt(
+            phase,
+            Attempted {
+                world,
+                ..Attempted::default()
+            },
+        );
+        assert!(ended.errors.is_empty(), "{:?}", ended.errors);
+        let last = ended.commits.last().unwrap().clone();
+        self.inputs.insert(last.phase.clone(), last);
+        ended
+    }
+
+    /// Every tensor of a checkpoint, verified.
+    pub(super) fn tensors(&self, checkpoint: &CheckpointRef) -> BTreeMap<String, Tensor> {
+        let storage = Storage::open(self.spec.storage()).unwrap();
+        load::load(&storage, checkpoint, |_| true).unwrap().tensors
+    }
+
+    /// Runs one attempt, playing the coordinator.
+    pub(super) fn attempt(&mut self, phase: u32, how: Attempted) -> Ended {
+        self.attempt += 1;
+        let controls: Vec<Control> = (0..how.world).map(|_| Control::new()).collect();
+        let (send, reports) = mpsc::channel();
+        let mut ended = Ended {
+            errors: Vec::new(),
+            results: BTreeMap::new(),
+            losses: Vec::new(),
+            commits: Vec::new(),
+        };
+        std::thread::scope(|scope| {
+            for (rank, control) in controls.iter().enumerate() {
+                let assignment = self.assignment(phase, rank as u32, &how);
+                let send = send.clone();
+                let listener = send.clone();
+                scope.spawn(move || {
+                    while let Some(report) = control.next_report() {
+                        drop(listener.send((rank, Ok(report))));
+                    }
+                });
+                scope.spawn(move || {
+                    let result = run(assignment, control);
+                    control.flush(std::time::Duration::from_secs(5));
+                    control.close();
+                    drop(send.send((rank, Err(result.err()))));
+                });
+            }
+            drop(send);
+            coordinate(&how, &controls, &reports, &mut ended);
+        });
+        ended
+    }
+
+    fn assignment(&self, phase: u32, rank: u32, how: &Attempted) -> Assignment {
+        Assignment {
+            job: "tiny-0a1b2c".parse().unwrap(),
+            attempt: Attempt::new(self.attempt),
+            rank: Rank::new(rank),
+            world: how.world,
+            spec: self.spec.clone(),
+            phase: PhaseIndex::new(phase),
+            secret: Secret::new([7; 32]),
+            resume: how.resume.clone(),
+            inputs: self.inputs.clone(),
+            place: Place {
+                device: rank,
+                data_address: "127.0.0.1".to_owned(),
+                threads: 1,
+                work_dir: self.path().join("work"),
+            },
+        }
+    }
+}
+
+type Heard = (usize, Result<Report, Option<PhaseError>>);
+
+fn coordinate(
+    how: &Attempted,
+    controls: &[Control],
+    reports: &mpsc::Receiver<Heard>,
+    ended: &mut Ended,
+) {
+    let mut endpoints = BTreeMap::new();
+    let mut digests = Vec::new();
+    let mut parts: BTreeMap<Step, BTreeMap<usize, Vec<StoredObject>>> = BTreeMap::new();
+    for (rank, heard) in reports {
+        match heard {
+            Ok(Report::Ready(ready)) => {
+                endpoints.insert(rank, ready.endpoint);
+                digests.push(ready.state_digest);
+                if endpoints.len() == controls.len() {
+                    assert!(
+                        digests.iter().all(|digest| *digest == digests[0]),
+                        "ranks start from different states"
+                    );
+                    let peer = |(rank, endpoint): (&usize, &String)| Peer {
+                        rank: Rank::new(*rank as u32),
+                        endpoint: endpoint.clone(),
+                        worker: "worker-0".parse::<WorkerId>().unwrap(),
+                    };
+                    let begin = Begin {
+                        peers: endpoints.iter().map(peer).collect(),
+                        nccl_id: Vec::new(),
+                    };
+                    controls
+                        .iter()
+                        .for_each(|control| control.give_begin(begin.clone()));
+                }
+            }
+            Ok(Report::PartSaved { step, objects }) => {
+                let saved = parts.entry(step).or_default();
+                saved.insert(rank, objects);
+                if saved.len() == controls.len() {
+                    let objects = saved.values().flatten().cloned().collect();
+                    controls[0].give_command(Command::WriteManifest { step, objects });
+                }
+            }
+            Ok(Report::ManifestWritten(checkpoint)) => {
+                let stop = how.stop_after.is_some_and(|step| checkpoint.step >= step);
+                ended.commits.push(checkpoint.clone());
+                for control in controls {
+                    control.give_command(Command::Committed(checkpoint.clone()));
+                    if stop {
+                        control.abort("the test stops here");
+                    }
+                }
+            }
+            Ok(Report::Progress(progress)) => {
+                let losses = progress
+                    .measurements
+                    .iter()
+                    .filter(|found| found.name == "loss");
+                ended.losses.extend(losses.map(|found| found.value));
+            }
+            Ok(Report::Finished { results, .. }) => {
+                ended.results.extend(
+                    results
+                        .into_iter()
+                        .map(|Measurement { name, value, .. }| (name, value)),
+                );
+            }
+            Ok(Report::Notice { .. } | Report::Failed { .. }) => {}
+            Err(error) => {
+                if let Some(error) = error {
+                    ended.errors.push(error);
+                    controls
+                        .iter()
+                        .for_each(|control| control.abort("another rank failed"));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Whole phases in this process, the test playing the coordinator.
+
+mod gang; // ranks as threads, and their coordinator
+mod pipeline; // four phases; resume; refusals
+mod invariance; // any number of ranks, any micro-batch

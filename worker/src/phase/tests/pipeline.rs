@@ -1,0 +1,133 @@
+use diptych_common::ids::Step;
+
+use super::gang::{Attempted, Job};
+use crate::phase::PhaseError;
+
+const AUGMENT: &str = "{image_size: 12, crop_area: [0.5, 1], flip: false}";
+const PRETRAIN: &str = "augment: {image_size: 12, crop_area: [0.5, 1], flip: false, grayscale_probability: 0, \
+                        color_hue_saturation: false}";
+
+fn sgd(rate: f64) -> String {
+    format!("optimizer: {{kind: sgd, learning_rate: {rate}, scaling: none}}")
+}
+
+#[test]
+fn four_phases_teach_a_student() {
+    let phases = format!(
+        "  - {{name: pre, kind: pretrain, batch: 24, max_bad_images: 0.1, steps: 6, lanes: 4, {PRETRAIN}, {}, evaluate: {{knn_k: 5}}}}\n\
+         \x20 - {{name: linear, kind: linear_eval, from: pre, batch: 20, max_bad_images: 0.1, steps: 10, augment: {AUGMENT}, {}}}\n\
+         \x20 - {{name: tune, kind: finetune, from: pre, head_layer: 1, labels: {{per_class: 15}}, batch: 30, max_bad_images: 0.1, steps: 40, augment: {AUGMENT}, {}}}\n\
+         \x20 - {{name: student, kind: distill, teacher: tune, batch: 20, max_bad_images: 0.1, steps: 4, alpha: 0.5, labelled_batch: 20, \
+         student: {{depth: 18, width: 0.03125, stem: cifar}}, augment: {AUGMENT}, {}}}\n",
+        sgd(0.05),
+        sgd(0.5),
+        sgd(0.05),
+        sgd(0.05),
+    );
+    let mut job = Job::new("fp32", &phases);
+    let pre = job.run(0, 1);
+    assert_eq!(pre.losses.len(), 6);
+    assert!(pre.results.contains_key("knn_top1"), "{:?}", pre.results);
+    let linear = job.run(1, 2);
+    assert!(linear.results.contains_key("knn_top1") && linear.results.contains_key("eval_top1"));
+    let tune = job.run(2, 1);
+    assert!(tune.results["eval_top1"] > 0.6, "{:?}", tune.results);
+    assert_eq!(tune.results["eval_top5"], 1.0);
+    let student = job.run(3, 1);
+    assert!(
+        student.losses.iter().all(|loss| loss.is_finite())
+            && student.results.contains_key("eval_top1")
+    );
+    let tensors = job.tensors(&student.commits[0]);
+    assert!(
+        tensors.contains_key("momentum.fc.weight")
+            && !tensors.keys().any(|name| name.starts_with("head."))
+    );
+}
+
+#[test]
+fn a_stopped_phase_goes_on_to_the_same_bits() {
+    let phases = format!(
+        "  - {{name: pre, kind: pretrain, batch: 24, max_bad_images: 0.1, steps: 6, lanes: 4, {PRETRAIN}, {}, checkpoint: {{every_steps: 2}}}}\n",
+        sgd(0.05)
+    );
+    let mut whole = Job::new("fp64", &phases);
+    let whole_run = whole.run(0, 2);
+    let mut job = Job::new("fp64", &phases);
+    let stopped = job.attempt(
+        0,
+        Attempted {
+            world: 2,
+            stop_after: Some(Step::new(2)),
+            ..Attempted::default()
+        },
+    );
+    assert!(
+        stopped
+            .errors
+            .iter()
+            .all(|error| matches!(error, PhaseError::Aborted(_) | PhaseError::PeerLost(_)))
+    );
+    let resume = stopped.commits.first().cloned();
+    assert_eq!(
+        resume.as_ref().map(|checkpoint| checkpoint.step),
+        Some(Step::new(2))
+    );
+    // The specs name different folders, so the second job goes on from its own checkpoint.
+    let rest = job.attempt(
+        0,
+        Attempted {
+            world: 2,
+            resume,
+            ..Attempted::default()
+        },
+    );
+    assert!(rest.errors.is_empty(), "{:?}", rest.errors);
+    let (one, two) = (
+        whole.tensors(whole_run.commits.last().unwrap()),
+        job.tensors(rest.commits.last().unwrap()),
+    );
+    assert_eq!(one.len(), two.len());
+    for (name, tensor) in &one {
+        assert!(tensor.equal(&two[name]), "{name} differs");
+    }
+}
+
+#[test]
+fn a_changed_data_set_or_a_damaged_checkpoint_is_refused() {
+    let phases = format!(
+        "  - {{name: pre, kind: pretrain, batch: 24, max_bad_images: 0.1, steps: 2, lanes: 4, {PRETRAIN}, {}}}\n",
+        sgd(0.05)
+    );
+    let mut job = Job::new("fp32", &phases);
+    let resume = job.run(0, 1).commits.pop();
+    let again = |job: &mut Job| {
+        job.attempt(
+            0,
+            Attempted {
+                world: 1,
+                resume: resume.clone(),
+                ..Attempted::default()
+            },
+        )
+    };
+    let shard = job
+        .path()
+        .join("checkpoints")
+        .join(resume.as_ref().unwrap().manifest.to_string());
+    let shard = shard.with_file_name("shard-00000.safetensors");
+    let good = std::fs::read(&shard).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    std::fs::write(&shard, &bad).unwrap();
+    assert!(matches!(
+        again(&mut job).errors[..],
+        [PhaseError::BadCheckpoint { .. }]
+    ));
+    std::fs::write(&shard, &good).unwrap();
+    std::fs::remove_file(job.path().join("train/dots/004.png")).unwrap();
+    assert!(matches!(
+        again(&mut job).errors[..],
+        [PhaseError::BadData(_)]
+    ));
+}

@@ -1,0 +1,198 @@
+//! The one loop of all phases: rows, gradient, agreement, commit; and in between saves, evaluations and reports.
+
+use std::time::{Duration, Instant};
+
+use diptych_common::ids::{Rank, Step};
+use tch::Tensor;
+
+use super::PhaseError;
+use super::cadence::Cadence;
+use super::keeper::Keeper;
+use super::prepare::Prepared;
+use super::task::Values;
+use crate::collective::Gang;
+use crate::reduce::Buckets;
+use crate::trainer::{Begin, Control, Measurement, Progress, Report};
+
+/// Most points of one measurement in the history of a phase, evaluations aside.
+const POINTS: u64 = 1000;
+/// Time over which rates are averaged, at least.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// What the ranks agree on at the end of each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Agreed {
+    GoOn,
+    Save,
+    /// A save is due, but a rank still writes the last one.
+    SkipSave,
+}
+
+/// Steps per second, lately.
+#[derive(Debug)]
+struct Rate {
+    since: Instant,
+    steps: u32,
+    step_s: f64,
+}
+
+impl Prepared {
+    /// Connects to the peers, trains to the end, evaluates, saves, and returns after the last commit.
+    ///
+    /// # Errors
+    /// Why the rank stopped early.
+    pub fn run(mut self, begin: &Begin, control: &Control) -> Result<(), PhaseError> {
+        let gang = self.connect(begin, control)?;
+        let mut keeper = Keeper::start(&self)?;
+        let mut buckets = Buckets::new(&self.learner.model, gang.gradients.clone())?;
+        let (total, phase) = (self.learner.total(), self.phase.clone());
+        let cadence = Cadence::new(
+            &phase.checkpoint,
+            &phase.evaluate,
+            total,
+            self.examples,
+            phase.batch,
+        );
+        let first = gang.rank() == Rank::new(0);
+        let every = total.get().div_ceil(POINTS).max(1);
+        let mut rate = Rate {
+            since: Instant::now(),
+            steps: 0,
+            step_s: 0.0,
+        };
+        while self.learner.step < total {
+            keeper.attend(control)?;
+            let rows = self.batches.next()?;
+            for bad in &rows.bad {
+                let message = format!(
+                    "{} {}; the next good image takes its place",
+                    bad.name, bad.reason
+                );
+                control.report(Report::Notice {
+                    kind: "bad_image",
+                    message,
+                });
+            }
+            self.task.fetch()?;
+            let learning_rate = self.learner.rate();
+            let found = self
+                .task
+                .step(&self.learner, &mut buckets, &rows.rows, &gang);
+            let mut values = found.map_err(|error| self.learner.give_up(error))?;
+            if let Some((tensor, _)) = values.iter().find(|(_, value)| !value.is_finite()) {
+                self.learner.model.discard_step();
+                return Err(PhaseError::NonFinite {
+                    tensor: (*tensor).to_owned(),
+                    step: self.learner.step,
+                });
+            }
+            let due = first && cadence.save_due(self.learner.step.next(), keeper.since_last());
+            let agreed = match agree(&gang, due, keeper.busy()) {
+                Ok(agreed) => agreed,
+                Err(error) => {
+                    self.learner.model.discard_step();
+                    return Err(error);
+                }
+            };
+            self.learner.commit(&buckets)?;
+            rate.count();
+            let step = self.learner.step;
+            if agreed == Agreed::Save {
+                keeper.save(&self.learner, &values)?;
+            } else if agreed == Agreed::SkipSave && first {
+                let message = format!("step {step}: the last save is still being written");
+                control.report(Report::Notice {
+                    kind: "save_skipped",
+                    message,
+                });
+            }
+            values.push(("learning_rate", learning_rate));
+            if !(step.get().is_multiple_of(every) || step.get() == 1 || step == total) {
+                values.clear();
+            }
+            if cadence.evaluate_due(step) {
+                values.extend(self.task.evaluate(&self.learner, &gang)?);
+            }
+            control.report(Report::Progress(Progress {
+                step,
+                total_steps: total,
+                images_per_s: f64::from(phase.batch) / rate.step_s.max(1e-9),
+                step_s: rate.step_s,
+                measurements: if first {
+                    measurements(step, &values)
+                } else {
+                    Vec::new()
+                },
+            }));
+        }
+        self.finish(&gang, keeper, control)
+    }
+
+    fn finish(
+        mut self,
+        gang: &Gang,
+        mut keeper: Keeper,
+        control: &Control,
+    ) -> Result<(), PhaseError> {
+        let step = self.learner.step;
+        let values = self.task.evaluate(&self.learner, gang)?;
+        keeper.drain(control)?;
+        keeper.save(&self.learner, &values)?;
+        let results = if gang.rank() == Rank::new(0) {
+            measurements(step, &values)
+        } else {
+            Vec::new()
+        };
+        control.report(Report::Progress(Progress {
+            step,
+            total_steps: step,
+            measurements: results.clone(),
+            ..Progress::default()
+        }));
+        keeper.drain(control)?;
+        control.report(Report::Finished { step, results });
+        keeper.wait_committed(step, control)
+    }
+}
+
+impl Rate {
+    fn count(&mut self) {
+        self.steps += 1;
+        let elapsed = self.since.elapsed();
+        if elapsed >= WINDOW || self.step_s == 0.0 {
+            self.step_s = elapsed.as_secs_f64() / f64::from(self.steps);
+            *self = Self {
+                since: Instant::now(),
+                steps: 0,
+                step_s: self.step_s,
+            };
+        }
+    }
+}
+
+/// The step's last collective: that it returns proves that every rank completed the step. Rank 0's clock decides
+/// whether a save is due, and no rank saves while another still writes.
+fn agree(gang: &Gang, due: bool, busy: bool) -> Result<Agreed, PhaseError> {
+    let mut sums = Tensor::from_slice(&[f64::from(u8::from(due)), f64::from(u8::from(busy))]);
+    gang.statistics.all_reduce(&mut sums)?;
+    let (due, busy) = (
+        sums.f_double_value(&[0])? > 0.0,
+        sums.f_double_value(&[1])? > 0.0,
+    );
+    Ok(match (due, busy) {
+        (false, _) => Agreed::GoOn,
+        (true, false) => Agreed::Save,
+        (true, true) => Agreed::SkipSave,
+    })
+}
+
+fn measurements(step: Step, values: &Values) -> Vec<Measurement> {
+    values
+        .iter()
+        .map(|(name, value)| Measurement {
+            step,
+            name: (*name).to_owned(),
+            value: *value,
+        })
+        .collect()
+}

@@ -1,0 +1,430 @@
+use std::collections::BTreeMap;
+
+use diptych_common::spec::EncoderSpec;
+use tch::{Kind, Tensor, no_grad};
+
+use super::{Head, HeadPart, Linear};
+use crate::device::{Compute, StepError};
+use crate::encode::{BatchNorm, Build, Encoder, Mode, Parameter, Statistic};
+
+/// What a network consists of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// The encoder.
+    pub encoder: EncoderSpec,
+    /// The projection head, or the layers of it that are kept.
+    pub head: Option<HeadPart>,
+    /// Classes of `fc`, on the head's last built layer, or on the features where there is none.
+    pub classes: Option<u32>,
+    /// Classes of the linear probe on the features, with stopped gradients.
+    pub probe: Option<u32>,
+}
+
+/// A network and its named state, on one device.
+#[derive(Debug)]
+pub struct Model {
+    compute: Compute,
+    encoder: Encoder,
+    head: Option<Head>,
+    classifier: Option<Linear>,
+    probe: Option<Linear>,
+    parameters: Vec<Parameter>,
+    statistics: Vec<Statistic>,
+    trained: Trained,
+}
+
+/// Which parameters a phase trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trained {
+    /// All; batch norm uses the batch.
+    Everything,
+    /// `fc` alone: everything below uses its running statistics and carries no gradient.
+    Classifier,
+}
+
+/// What a forward pass gives.
+#[derive(Debug)]
+pub struct Outputs {
+    /// `[h, a₁, …, z]`: the features, then each built head layer's output.
+    pub layers: Vec<Tensor>,
+    /// `fc` of the last layer, in the dtype of the loss, if there is a classifier.
+    pub logits: Option<Tensor>,
+}
+
+/// One tensor of the state that a checkpoint holds.
+#[derive(Debug)]
+pub struct NamedTensor {
+    /// As in checkpoints.
+    pub name: String,
+    /// What it is.
+    pub role: StateRole,
+    /// The live tensor: writing to it (without a graph) changes the state.
+    pub tensor: Tensor,
+}
+
+/// What a tensor of the state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateRole {
+    /// A trained parameter.
+    Weight,
+    /// A running statistic of batch norm.
+    Statistic,
+    /// Momentum of the parameter of the same name after `momentum.`.
+    Momentum,
+}
+
+/// Why tensors do not fit a state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// A tensor of the state was not given.
+    #[error("tensor {0} is missing")]
+    Missing(String),
+    /// A shape differs.
+    #[error("tensor {name} has shape {got:?}, the network needs {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Of the network.
+        expected: Vec<i64>,
+        /// Of the given tensor.
+        got: Vec<i64>,
+    },
+    /// libtorch failed.
+    #[error("tensor {name}: {detail}")]
+    Torch {
+        /// The tensor.
+        name: String,
+        /// Its words.
+        detail: String,
+    },
+}
+
+// === impl Model ===
+
+impl Model {
+    /// A network with the initial weights of `seed`: the same on every rank and device, and per tensor name.
+    ///
+    /// # Errors
+    /// [`StepError::Shape`] for an impossible spec, [`StepError::Torch`] for example out of memory.
+    pub fn new(spec: &ModelSpec, seed: u64, compute: Compute) -> Result<Self, StepError> {
+        let mut build = Build::new(seed, compute);
+        let encoder = Encoder::new(&mut build, &spec.encoder)?;
+        let features = encoder.features();
+        let head = spec
+            .head
+            .as_ref()
+            .map(|part| Head::new(&mut build, features, part))
+            .transpose()?;
+        let top = head.as_ref().and_then(Head::output).unwrap_or(features);
+        let classifier = spec
+            .classes
+            .map(|classes| Linear::new(&mut build, "fc", top, classes))
+            .transpose()?;
+        let probe = spec
+            .probe
+            .map(|classes| Linear::new(&mut build, "probe", features, classes))
+            .transpose()?;
+        let (parameters, statistics) = build.finish();
+        let trained = Trained::Everything;
+        Ok(Self {
+            compute,
+            encoder,
+            head,
+            classifier,
+            probe,
+            parameters,
+            statistics,
+            trained,
+        })
+    }
+
+    /// Chooses what is trained; before gradient buckets and optimiser are made.
+    ///
+    /// # Errors
+    /// [`StepError::Torch`].
+    pub fn train(&mut self, trained: Trained) -> Result<(), StepError> {
+        self.trained = trained;
+        for parameter in &self.parameters {
+            let wanted = trained == Trained::Everything || parameter.name.starts_with("fc.");
+            let _ = parameter.tensor.f_set_requires_grad(wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Device, precision and layout.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// d, the width of the features.
+    pub fn features(&self) -> i64 {
+        self.encoder.features()
+    }
+
+    /// Images `[N, 3, H, W]` (see [`Compute::place`]) to the outputs of every layer.
+    ///
+    /// # Errors
+    /// See [`BatchNorm::forward`].
+    pub fn forward(&self, images: &Tensor, mode: Mode<'_>) -> Result<Outputs, StepError> {
+        let layers = match self.trained {
+            Trained::Everything => self.trunk(images, mode)?,
+            Trained::Classifier => no_grad(|| self.trunk(images, Mode::Eval))?,
+        };
+        let top = layers
+            .last()
+            .map(|top| top.f_to_kind(self.compute.kind()))
+            .transpose()?;
+        let logits = match (&self.classifier, top) {
+            (Some(classifier), Some(top)) => Some(classifier.forward(&top)?),
+            _ => None,
+        };
+        Ok(Outputs { layers, logits })
+    }
+
+    /// Whether there is a probe to train.
+    pub fn has_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
+    /// Logits of the probe on `features`, whose gradient stops there; `None` where there is no probe.
+    ///
+    /// # Errors
+    /// [`StepError::Torch`].
+    pub fn probe(&self, features: &Tensor) -> Result<Option<Tensor>, StepError> {
+        let Some(probe) = &self.probe else {
+            return Ok(None);
+        };
+        Ok(Some(probe.forward(
+            &features.f_detach()?.f_to_kind(self.compute.kind())?,
+        )?))
+    }
+
+    fn trunk(&self, images: &Tensor, mode: Mode<'_>) -> Result<Vec<Tensor>, StepError> {
+        let _autocast = self.compute.autocast()?;
+        let features = self.encoder.forward(images, mode)?;
+        let mut layers = match &self.head {
+            Some(head) => head.forward(&features, mode)?,
+            None => Vec::new(),
+        };
+        layers.insert(0, features);
+        Ok(layers)
+    }
+
+    /// All parameters, in the order of the forward pass.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The parameters that the phase trains, in the order of the forward pass.
+    pub fn trained(&self) -> impl DoubleEndedIterator<Item = &Parameter> {
+        self.parameters
+            .iter()
+            .filter(|parameter| parameter.tensor.requires_grad())
+    }
+
+    /// Weights and running statistics, live.
+    pub fn named_tensors(&self) -> Vec<NamedTensor> {
+        let weights = self
+            .parameters
+            .iter()
+            .map(|parameter| (&parameter.name, &parameter.tensor, StateRole::Weight));
+        let statistics = self
+            .statistics
+            .iter()
+            .map(|stat| (&stat.name, &stat.tensor, StateRole::Statistic));
+        weights
+            .chain(statistics)
+            .map(|(name, tensor, role)| NamedTensor {
+                name: name.clone(),
+                role,
+                tensor: tensor.detach(),
+            })
+            .collect()
+    }
+
+    /// Takes over the tensors whose names `wanted` accepts; all of those must be there. Others in `source` are left
+    /// alone: a phase that starts from another one takes what it shares with it.
+    ///
+    /// # Errors
+    /// [`StateError`] with the first tensor that does not fit; tensors before it have been copied.
+    pub fn load(
+        &mut self,
+        source: &BTreeMap<String, Tensor>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), StateError> {
+        self.named_tensors()
+            .into_iter()
+            .filter(|own| wanted(&own.name))
+            .try_for_each(|own| own.load(source))
+    }
+
+    /// One update of the running statistics from this step's groups.
+    pub(crate) fn commit_statistics(&mut self) -> Result<(), StepError> {
+        self.norms()
+            .try_for_each(|norm| norm.commit().map_err(StepError::from))
+    }
+
+    /// Forgets the group statistics of a step that is given up.
+    pub fn discard_step(&mut self) {
+        self.norms().for_each(BatchNorm::discard);
+    }
+
+    fn norms(&mut self) -> impl Iterator<Item = &mut BatchNorm> {
+        self.encoder
+            .norms()
+            .chain(self.head.iter_mut().flat_map(Head::norms))
+    }
+}
+
+// === impl NamedTensor ===
+
+impl NamedTensor {
+    /// Takes over the tensor of the same name.
+    ///
+    /// # Errors
+    /// [`StateError`] where it is missing or of another shape.
+    pub fn load(&self, source: &BTreeMap<String, Tensor>) -> Result<(), StateError> {
+        let given = source
+            .get(&self.name)
+            .ok_or_else(|| StateError::Missing(self.name.clone()))?;
+        let (expected, got) = (self.tensor.size(), given.size());
+        if expected != got {
+            return Err(StateError::Shape {
+                name: self.name.clone(),
+                expected,
+                got,
+            });
+        }
+        no_grad(|| self.tensor.shallow_clone().f_copy_(given)).map_err(|error| StateError::Torch {
+            name: self.name.clone(),
+            detail: error.to_string(),
+        })
+    }
+
+    /// BLAKE3 over names, dtypes and values in the given order: equal digests mean equal states.
+    ///
+    /// # Errors
+    /// [`StepError::Torch`].
+    pub fn digest(tensors: &[Self]) -> Result<blake3::Hash, StepError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = Vec::new();
+        for NamedTensor { name, tensor, .. } in tensors {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
+            let values = tensor.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+            let bytes = values.numel() * if values.kind() == Kind::Double { 8 } else { 4 };
+            buffer.resize(bytes, 0);
+            values.f_copy_data_u8(&mut buffer, values.numel())?;
+            hasher.update(&buffer);
+        }
+        Ok(hasher.finalize())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_common::network::{self, TensorInfo};
+    use diptych_common::spec::{BasicShortcut, HeadSpec, Precision, Stem};
+
+    use super::*;
+
+    fn spec(depth: u32, width: f64, stem: Stem, basic_shortcut: BasicShortcut) -> ModelSpec {
+        ModelSpec {
+            encoder: EncoderSpec {
+                depth,
+                width,
+                stem,
+                basic_shortcut,
+            },
+            head: Some(HeadPart {
+                spec: HeadSpec {
+                    layers: 3,
+                    dim: 128,
+                },
+                layers: 3,
+            }),
+            classes: None,
+            probe: None,
+        }
+    }
+
+    #[test]
+    fn the_state_is_the_one_that_the_network_description_lists() {
+        for depth in [18, 34, 50] {
+            for (stem, shortcut) in [
+                (Stem::Cifar, BasicShortcut::Identity),
+                (Stem::ImageNet, BasicShortcut::Projection),
+            ] {
+                let spec = spec(depth, 0.11, stem, shortcut);
+                let head = spec.head.clone().expect("a head").spec;
+                let mut expected: Vec<(String, Vec<u64>)> = network::encoder_tensors(&spec.encoder)
+                    .into_iter()
+                    .chain(network::head_tensors(&spec.encoder, &head))
+                    .map(|TensorInfo { name, shape, .. }| (name, shape))
+                    .collect();
+                let model = Model::new(&spec, 1, Compute::cpu(Precision::Fp32)).expect("a model");
+                let shape = |t: &Tensor| t.size().into_iter().map(|n| n as u64).collect();
+                let mut got: Vec<(String, Vec<u64>)> = model
+                    .named_tensors()
+                    .iter()
+                    .map(|t| (t.name.clone(), shape(&t.tensor)))
+                    .collect();
+                expected.sort();
+                got.sort();
+                assert_eq!(got, expected, "depth {depth}");
+            }
+        }
+    }
+
+    #[test]
+    fn resnet_18_has_torchvisions_number_of_weights() {
+        let mut spec = spec(18, 1.0, Stem::ImageNet, BasicShortcut::Identity);
+        spec.head = None;
+        let model = Model::new(&spec, 1, Compute::cpu(Precision::Fp32)).expect("a model");
+        assert_eq!(
+            model
+                .parameters()
+                .iter()
+                .map(|p| p.tensor.numel())
+                .sum::<usize>(),
+            11_176_512
+        );
+        let conv = &model.parameters()[0].tensor;
+        let std = (conv * conv).mean(Kind::Double).sqrt().double_value(&[]);
+        let expected = (1.0 / 147f64).sqrt();
+        assert!(
+            (std / expected - 1.0).abs() < 0.03,
+            "standard deviation {std}, expected {expected}"
+        );
+        assert!(conv.abs().max().double_value(&[]) <= 2.0 * expected / 0.879_625 + 1e-6);
+    }
+
+    #[test]
+    fn initial_weights_follow_the_seed_and_load_by_name() {
+        let spec = spec(18, 0.05, Stem::Cifar, BasicShortcut::Identity);
+        let new = |seed| Model::new(&spec, seed, Compute::cpu(Precision::Fp32)).expect("a model");
+        let digest = |model: &Model| NamedTensor::digest(&model.named_tensors()).expect("a digest");
+        let (a, mut b) = (new(1), new(2));
+        assert_eq!(digest(&a), digest(&new(1)));
+        assert_ne!(digest(&a), digest(&b));
+        let mut source: BTreeMap<String, Tensor> = a
+            .named_tensors()
+            .into_iter()
+            .map(|t| (t.name, t.tensor))
+            .collect();
+        b.load(&source, |_| true).expect("fits");
+        assert_eq!(digest(&a), digest(&b));
+        source.remove("conv1.weight");
+        assert_eq!(
+            b.load(&source, |_| true),
+            Err(StateError::Missing("conv1.weight".to_owned()))
+        );
+        b.load(&source, |name| name.starts_with("head."))
+            .expect("the head is there");
+        source.insert("conv1.weight".to_owned(), Tensor::from_slice(&[1f32]));
+        assert!(matches!(
+            b.load(&source, |_| true),
+            Err(StateError::Shape { .. })
+        ));
+    }
+}

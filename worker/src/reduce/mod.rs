@@ -1,0 +1,317 @@
+//! Gradient buckets, summed over ranks while backward runs.
+//!
+//! A gradient is a view into a flat bucket, so a bucket is reduced without a copy. Buckets are filled in reverse order
+//! of the forward pass; a hook counts their parameters down during the step's last backward pass, and a thread of its
+//! own sums each full bucket over the ranks, in the same order everywhere.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use tch::{TchError, Tensor};
+
+use crate::collective::{Collective, CollectiveError};
+use crate::device::{StepError, shim};
+use crate::project::Model;
+
+/// Size of a bucket, unless one parameter is larger.
+const BUCKET_BYTES: usize = 4 << 20;
+
+/// The gradients of a model's trained parameters.
+pub struct Buckets {
+    gradients: Vec<Tensor>,
+    parameters: Vec<Tensor>,
+    flat: Vec<Tensor>,
+    shared: Arc<Shared>,
+    reports: Option<Reports>,
+}
+
+/// How long the gradients of one step travelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Reduced {
+    /// Time that collectives ran.
+    pub total: Duration,
+    /// The part of it that backward did not hide.
+    pub exposed: Duration,
+}
+
+/// What hooks see.
+struct Shared {
+    armed: AtomicBool,
+    /// Per bucket: its parameters, and how many of them still wait for their gradient.
+    size: Vec<usize>,
+    waiting: Vec<AtomicUsize>,
+    full: Option<Sender<Work>>,
+}
+
+enum Work {
+    Sum(usize),
+    /// The last of the step: answer.
+    Report,
+}
+
+/// Where the thread that sums buckets answers [`Work::Report`]. The thread ends when its senders are gone.
+type Reports = Receiver<Result<Duration, CollectiveError>>;
+
+// === impl Reduced ===
+
+impl Reduced {
+    /// Share of the travel that backward hid, in [0, 1]; 1 where nothing travelled.
+    pub fn hidden_share(&self) -> f64 {
+        if self.total.is_zero() {
+            return 1.0;
+        }
+        (1.0 - self.exposed.as_secs_f64() / self.total.as_secs_f64()).clamp(0.0, 1.0)
+    }
+}
+
+// === impl Buckets ===
+
+impl Buckets {
+    /// Buckets for what `model` trains, summed over the ranks of `channel`. All ranks have the same model.
+    ///
+    /// # Errors
+    /// [`StepError::Torch`], for example out of memory.
+    pub fn new(model: &Model, channel: Arc<dyn Collective>) -> Result<Self, StepError> {
+        let parameters: Vec<Tensor> = model
+            .trained()
+            .map(|parameter| parameter.tensor.shallow_clone())
+            .collect();
+        let plan = plan(
+            &parameters.iter().map(bytes).collect::<Vec<_>>(),
+            BUCKET_BYTES,
+        );
+        let mut flat = Vec::new();
+        let mut gradients: BTreeMap<usize, Tensor> = BTreeMap::new();
+        for bucket in &plan {
+            let numel = bucket
+                .iter()
+                .map(|&index| parameters[index].numel() as i64)
+                .sum::<i64>();
+            let buffer =
+                Tensor::f_zeros([numel], (model.compute().kind(), model.compute().device))?;
+            let mut start = 0;
+            for &index in bucket {
+                let parameter = &parameters[index];
+                let view = buffer.f_as_strided(parameter.size(), parameter.stride(), start)?;
+                shim::set_gradient(parameter, &view)?;
+                start += parameter.numel() as i64;
+                gradients.insert(index, view);
+            }
+            flat.push(buffer);
+        }
+        let (full, reports) = if channel.world() > 1 {
+            start(&flat, channel).map(|(a, b)| (Some(a), Some(b)))?
+        } else {
+            (None, None)
+        };
+        let shared = Arc::new(Shared {
+            armed: AtomicBool::new(false),
+            size: plan.iter().map(Vec::len).collect(),
+            waiting: plan.iter().map(|_| AtomicUsize::new(0)).collect(),
+            full,
+        });
+        for (bucket, indices) in plan.iter().enumerate() {
+            for &index in indices {
+                let shared = Arc::clone(&shared);
+                shim::on_gradient(&parameters[index], move || shared.arrived(bucket))?;
+            }
+        }
+        Ok(Self {
+            gradients: gradients.into_values().collect(),
+            parameters,
+            flat,
+            shared,
+            reports,
+        })
+    }
+
+    /// Sets all gradients to zero: the start of a step.
+    pub(crate) fn clear(&mut self) -> Result<(), StepError> {
+        self.shared.armed.store(false, Ordering::Release);
+        for buffer in &mut self.flat {
+            let _ = buffer.f_zero_()?;
+        }
+        Ok(())
+    }
+
+    /// The next backward pass is the step's last: buckets travel as they fill.
+    pub(crate) fn arm(&mut self) {
+        for (waiting, size) in self.shared.waiting.iter().zip(&self.shared.size) {
+            waiting.store(*size, Ordering::Release);
+        }
+        self.shared.armed.store(true, Ordering::Release);
+    }
+
+    /// Waits until every bucket is summed over all ranks.
+    ///
+    /// # Errors
+    /// [`StepError::Collective`]: the gang has failed and the gradients are unspecified.
+    pub(crate) fn finish(&mut self) -> Result<Reduced, StepError> {
+        self.shared.armed.store(false, Ordering::Release);
+        let Some(reports) = &self.reports else {
+            return Ok(Reduced::default());
+        };
+        // Buckets with a parameter that got no gradient in this pass travel too: the other ranks wait for them.
+        for bucket in 0..self.shared.size.len() {
+            if self.shared.waiting[bucket].swap(0, Ordering::AcqRel) > 0 {
+                self.shared.send(Work::Sum(bucket));
+            }
+        }
+        self.shared.send(Work::Report);
+        let started = Instant::now();
+        let total = reports.recv().unwrap_or(Err(CollectiveError::Aborted))?;
+        Ok(Reduced {
+            total,
+            exposed: started.elapsed().min(total),
+        })
+    }
+
+    /// The gradients, in the order of [`Model::trained`].
+    pub fn gradients(&self) -> &[Tensor] {
+        &self.gradients
+    }
+
+    /// The buckets themselves.
+    pub(crate) fn flat(&self) -> &[Tensor] {
+        &self.flat
+    }
+}
+
+impl Drop for Buckets {
+    fn drop(&mut self) {
+        for parameter in &self.parameters {
+            // Hooks hold a sender to the summing thread. Clearing a slot cannot fail.
+            let _ = shim::clear_hook(parameter);
+        }
+    }
+}
+
+impl fmt::Debug for Buckets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buckets")
+            .field("buckets", &self.flat.len())
+            .field("parameters", &self.parameters.len())
+            .finish()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn arrived(&self, bucket: usize) {
+        if self.armed.load(Ordering::Acquire)
+            && self.waiting[bucket].fetch_sub(1, Ordering::AcqRel) == 1
+        {
+            self.send(Work::Sum(bucket));
+        }
+    }
+
+    fn send(&self, work: Work) {
+        if let Some(full) = &self.full {
+            // The thread ends only after its senders.
+            let _ = full.send(work);
+        }
+    }
+}
+
+/// Starts the thread that sums buckets.
+fn start(
+    flat: &[Tensor],
+    channel: Arc<dyn Collective>,
+) -> Result<(Sender<Work>, Reports), StepError> {
+    let (work, works) = crossbeam_channel::unbounded();
+    let (reports, report) = crossbeam_channel::unbounded();
+    let mut flat: Vec<Tensor> = flat.iter().map(Tensor::shallow_clone).collect();
+    std::thread::Builder::new()
+        .name("reduce".to_owned())
+        .spawn(move || sum_in_order(&mut flat, &works, &reports, channel.as_ref()))
+        .map_err(TchError::Io)?;
+    Ok((work, report))
+}
+
+/// Sums buckets in the order of their index, whatever order they fill in: all ranks make the same calls.
+fn sum_in_order(
+    flat: &mut [Tensor],
+    works: &Receiver<Work>,
+    reports: &Sender<Result<Duration, CollectiveError>>,
+    channel: &dyn Collective,
+) {
+    let mut full = vec![false; flat.len()];
+    let (mut next, mut outcome) = (0, Ok(Duration::ZERO));
+    for work in works {
+        match work {
+            Work::Sum(bucket) => {
+                full[bucket] = true;
+                while next < flat.len() && full[next] {
+                    let started = Instant::now();
+                    outcome = outcome.and_then(|total| {
+                        channel.all_reduce(&mut flat[next])?;
+                        Ok(total + started.elapsed())
+                    });
+                    next += 1;
+                }
+            }
+            Work::Report => {
+                full.fill(false);
+                next = 0;
+                if reports
+                    .send(std::mem::replace(&mut outcome, Ok(Duration::ZERO)))
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn bytes(tensor: &Tensor) -> usize {
+    tensor.numel() * tensor.kind().elt_size_in_bytes()
+}
+
+/// Parameters (by index) of each bucket, from the last parameter to the first.
+fn plan(bytes: &[usize], limit: usize) -> Vec<Vec<usize>> {
+    let mut buckets: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for (index, &size) in bytes.iter().enumerate().rev() {
+        match buckets.last_mut() {
+            Some(bucket) if size <= room => {
+                bucket.push(index);
+                room -= size;
+            }
+            _ => {
+                buckets.push(vec![index]);
+                room = limit.saturating_sub(size);
+            }
+        }
+    }
+    buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_hold_every_parameter_once_from_the_last() {
+        assert_eq!(
+            plan(&[10, 60, 50, 30, 200, 5], 100),
+            vec![vec![5], vec![4], vec![3, 2], vec![1, 0]]
+        );
+        assert!(plan(&[], 100).is_empty());
+    }
+
+    #[test]
+    fn the_hidden_share_is_what_backward_covered() {
+        let reduced = |total, exposed| Reduced {
+            total: Duration::from_millis(total),
+            exposed: Duration::from_millis(exposed),
+        };
+        assert_eq!(reduced(100, 25).hidden_share(), 0.75);
+        assert_eq!(reduced(0, 0).hidden_share(), 1.0);
+    }
+}

@@ -1,0 +1,84 @@
+//! What a rank has to say to its agent, and through it to the coordinator.
+
+use diptych_common::checkpoint::{CheckpointRef, StoredObject};
+use diptych_common::digest::Digest;
+use diptych_common::ids::Step;
+use diptych_proto::v1::FailureKind;
+
+/// One report of a rank.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// Prepared: data open, weights loaded, data-plane port bound.
+    Ready(Ready),
+    /// Where the rank is. Reports within a second are merged into one.
+    Progress(Progress),
+    /// This rank's objects of the save of `step` are in the store.
+    PartSaved {
+        /// The save.
+        step: Step,
+        /// This rank's objects, in the order of their keys.
+        objects: Vec<StoredObject>,
+    },
+    /// Rank 0: the manifest is in the store.
+    ManifestWritten(CheckpointRef),
+    /// The phase's work is done: last step taken, evaluated, last parts reported.
+    Finished {
+        /// Steps taken.
+        step: Step,
+        /// Rank 0: final results; empty elsewhere.
+        results: Vec<Measurement>,
+    },
+    /// The rank stops before its end.
+    Failed {
+        /// What the coordinator acts on.
+        kind: FailureKind,
+        /// What was wrong, where, and what to do.
+        message: String,
+    },
+    /// Something that people should know.
+    Notice {
+        /// A short word in snake case, e.g. `bad_image`, `save_skipped`, `checkpoint_fallback`.
+        kind: &'static str,
+        /// What happened, where.
+        message: String,
+    },
+}
+
+/// What a prepared rank holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// `host:port` where this rank listens; empty in a world of one.
+    pub endpoint: String,
+    /// Steps committed in the state that it holds.
+    pub step: Step,
+    /// BLAKE3 of that state: same step must mean same digest on every rank.
+    pub state_digest: Digest,
+    /// Rank 0 on GPUs; empty elsewhere.
+    pub nccl_id: Vec<u8>,
+}
+
+/// Where a rank is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Progress {
+    /// Steps committed.
+    pub step: Step,
+    /// Steps of the whole phase.
+    pub total_steps: Step,
+    /// Images per second over all ranks, lately.
+    pub images_per_s: f64,
+    /// Seconds of one step on this rank, lately.
+    pub step_s: f64,
+    /// Rank 0: measurements since the last report; empty elsewhere.
+    pub measurements: Vec<Measurement>,
+}
+
+/// One measured value at one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measurement {
+    /// Steps committed when it was taken.
+    pub step: Step,
+    /// e.g. `loss`, `learning_rate`, `probe_top1`, `knn_top1`, `eval_top1`.
+    pub name: String,
+    /// The value; accuracies are shares in [0, 1].
+    pub value: f64,
+}

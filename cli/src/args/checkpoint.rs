@@ -1,0 +1,97 @@
+//! Verbs about checkpoints.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use diptych_common::ids::{JobId, PhaseName};
+
+/// Look at, verify, export and keep checkpoints.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Checkpoint {
+    #[command(subcommand)]
+    pub(crate) verb: CheckpointVerb,
+}
+
+/// What to do with them.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum CheckpointVerb {
+    List(List),
+    Describe(Describe),
+    Verify(Verify),
+    Export(Export),
+    Pin(Pin),
+    Unpin(Unpin),
+}
+
+/// One checkpoint of a job.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Which {
+    /// Job id.
+    pub(crate) job: JobId,
+    /// Phase that wrote it. Default: the last one that has a checkpoint.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) phase: Option<PhaseName>,
+    /// Its step. Default: the newest verified.
+    #[arg(long, value_name = "N")]
+    pub(crate) step: Option<u64>,
+}
+
+/// List a job's checkpoints, newest first.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  diptych checkpoint list digits-3f9a01")]
+pub(crate) struct List {
+    /// Job id.
+    pub(crate) job: JobId,
+}
+
+/// Show one checkpoint: keys, digest, size, state.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  diptych checkpoint describe digits-3f9a01 --phase pretrain")]
+pub(crate) struct Describe {
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+/// Have a worker re-read sizes and hashes; exit 1 if the checkpoint is broken.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example:\n  diptych checkpoint verify digits-3f9a01 --phase pretrain --step 1200"
+)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+/// Write one safetensors file that torchvision and timm open.
+///
+/// Reads the objects directly from the job's storage, with the credentials in this environment, and checks every one
+/// against its digest. Tensor names are torchvision's; class names and preprocessing are in the file's metadata.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  diptych checkpoint export digits-3f9a01 --out student.safetensors
+  diptych checkpoint export digits-3f9a01 --phase pretrain --out encoder.safetensors
+  diptych predict --model student.safetensors photo.jpg")]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// File to write.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+/// Never collect this checkpoint.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  diptych checkpoint pin digits-3f9a01 --phase pretrain")]
+pub(crate) struct Pin {
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+/// Let retention collect this checkpoint again.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  diptych checkpoint unpin digits-3f9a01 --phase pretrain")]
+pub(crate) struct Unpin {
+    #[command(flatten)]
+    pub(crate) which: Which,
+}

@@ -1,0 +1,138 @@
+//! Verbs that work on this machine.
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use diptych_common::spec::DataFormat;
+
+use super::job::SpecFile;
+
+/// Run a spec on this machine: a coordinator and workers on loopback ports, followed to the end.
+///
+/// `${DIPTYCH_STORAGE}` in the spec stands for a folder of the state directory unless it is set. Everything that was
+/// started ends with this command; Ctrl-C stops it cleanly. Exits as `diptych wait`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  diptych local -f job.yaml --workers 2
+  diptych local -f job.yaml --workers 4 --dir run1 --set seed=3 -o json > results.json")]
+pub(crate) struct Local {
+    #[command(flatten)]
+    pub(crate) spec: SpecFile,
+    /// Number of worker processes.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) workers: NonZeroU32,
+    /// Devices (CPU slots, or GPUs) that each worker offers.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) devices_per_worker: NonZeroU32,
+    /// State: coordinator data, checkpoints, logs. Default: a temporary directory, removed after success.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keep the temporary directory.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// Classes of one's own images, from an exported model.
+///
+/// Runs `diptych-worker predict` (beside this program, in PATH, or DIPTYCH_WORKER) with these arguments.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  diptych predict --model student.safetensors photo.jpg
+  diptych predict -o json --model student.safetensors *.png")]
+pub(crate) struct Predict {
+    /// `--model FILE IMAGES…`, and whatever else `diptych-worker predict --help` lists.
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "ARGS"
+    )]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// Features of one's own images, from an exported model.
+///
+/// Runs `diptych-worker embed` (beside this program, in PATH, or DIPTYCH_WORKER) with these arguments.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Example:
+  diptych embed --model encoder.safetensors --out features.safetensors *.png")]
+pub(crate) struct Embed {
+    /// `--model FILE --out FILE IMAGES…`, and whatever else `diptych-worker embed --help` lists.
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "ARGS"
+    )]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// Look at a data set before training on it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Dataset {
+    #[command(subcommand)]
+    pub(crate) verb: DatasetVerb,
+}
+
+/// What to do with it.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum DatasetVerb {
+    Inspect(Inspect),
+}
+
+/// Count samples, classes and sizes, name the first problems, draw a contact sheet.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  diptych dataset inspect file:///data/cifar10/train.parquet
+  diptych dataset inspect file:///data/photos --contact-sheet sheet.png --augment-size 64")]
+pub(crate) struct Inspect {
+    /// A Parquet file, a tar shard, or a folder of them or of images. A `*` in the last part selects files.
+    pub(crate) url: String,
+    /// How samples are stored.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) format: Stored,
+    /// Decode at most N images, evenly chosen; counts and classes are of all.
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub(crate) limit: u64,
+    /// Write a picture of originals beside their two views.
+    #[arg(long, value_name = "FILE.png")]
+    pub(crate) contact_sheet: Option<PathBuf>,
+    /// Side of the views on the contact sheet, in pixels.
+    #[arg(
+        long,
+        value_name = "PIXELS",
+        default_value = "96",
+        requires = "contact_sheet"
+    )]
+    pub(crate) augment_size: NonZeroU32,
+}
+
+/// How samples are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stored {
+    /// By what is there.
+    Auto,
+    /// Encoded images in a column.
+    Parquet,
+    /// WebDataset shards.
+    Tar,
+    /// Image files, one folder a class or unlabelled.
+    Folder,
+}
+
+impl From<Stored> for DataFormat {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::Auto => DataFormat::Auto,
+            Stored::Parquet => DataFormat::Parquet,
+            Stored::Tar => DataFormat::Tar,
+            Stored::Folder => DataFormat::Folder,
+        }
+    }
+}

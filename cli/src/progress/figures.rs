@@ -1,0 +1,95 @@
+//! A phase in numbers, in one line.
+
+use crate::output::table::{percent, seconds};
+use crate::view::{PhaseState, PhaseView};
+
+/// Measurements that people watch, and what they call them.
+const ACCURACIES: [(&str, &str); 3] = [
+    ("eval_top1", "top-1"),
+    ("probe_top1", "probe"),
+    ("knn_top1", "kNN"),
+];
+
+/// E.g. `1,234 images/s · loss 5.1234 · kNN 80.1 % · 1m 03s left`.
+pub(crate) fn figures(phase: &PhaseView) -> String {
+    let training = phase.state == PhaseState::Training;
+    let mut parts = Vec::new();
+    if training && phase.images_per_s > 0.0 {
+        parts.push(format!("{} images/s", thousands(phase.images_per_s)));
+    }
+    if let Some(loss) = phase.value(&["loss"]) {
+        parts.push(format!("loss {loss:.4}"));
+    }
+    parts.extend(accuracies(phase));
+    match (training, phase.eta_s, phase.seconds) {
+        (true, Some(eta), _) => parts.push(format!("{} left", seconds(eta))),
+        (false, _, Some(took)) => parts.push(seconds(took)),
+        _ => {}
+    }
+    parts.join(" · ")
+}
+
+/// The accuracies alone, e.g. `kNN 80.1 %`.
+pub(crate) fn accuracies(phase: &PhaseView) -> Vec<String> {
+    let show =
+        |(name, word): &(&str, &str)| Some(format!("{word} {}", percent(phase.value(&[name])?)));
+    ACCURACIES.iter().filter_map(show).collect()
+}
+
+/// A rate with its thousands set apart, and a decimal where it is small.
+fn thousands(rate: f64) -> String {
+    if rate < 10.0 {
+        return format!("{rate:.1}");
+    }
+    let digits = format!("{rate:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::job::samples::phase;
+
+    #[test]
+    fn a_training_phase_shows_speed_loss_accuracy_and_time_left() {
+        let mut training = phase("pretrain", PhaseState::Training);
+        training.images_per_s = 12_345.6;
+        training.eta_s = Some(63.0);
+        training.metrics.insert("loss".to_owned(), 5.12345);
+        training.metrics.insert("knn_top1".to_owned(), 0.8012);
+        assert_eq!(
+            figures(&training),
+            "12,346 images/s · loss 5.1235 · kNN 80.1 % · 1m 03s left"
+        );
+    }
+
+    #[test]
+    fn a_finished_phase_shows_results_and_how_long_it_took() {
+        let mut done = phase("linear", PhaseState::Done);
+        done.seconds = Some(125.0);
+        done.images_per_s = 900.0;
+        done.results.insert("eval_top1".to_owned(), 0.975);
+        assert_eq!(figures(&done), "top-1 97.5 % · 2m 05s");
+        assert_eq!(figures(&phase("later", PhaseState::Blocked)), "");
+    }
+
+    #[test]
+    fn rates_read_well() {
+        for (rate, text) in [
+            (0.25, "0.2"),
+            (9.96, "10.0"),
+            (49.6, "50"),
+            (1234.4, "1,234"),
+            (1e6, "1,000,000"),
+        ] {
+            assert_eq!(thousands(rate), text);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `checkpoint export`: objects from the job's storage to one file, every byte checked on the way.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use diptych_common::checkpoint::{CheckpointReader, CheckpointRef, LoadError, export};
+use diptych_common::ids::Step;
+use diptych_common::store::{self, StoreError};
+use diptych_common::units::Bytes;
+use serde::Serialize;
+
+use super::checkpoint::find;
+use crate::args::checkpoint::{Export, Which};
+use crate::client::Client;
+use crate::failure::{Code, Failure};
+use crate::output::{Output, Printer};
+use crate::view::checkpoint::CheckpointView;
+
+/// A written file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Exported {
+    out: PathBuf,
+    bytes: u64,
+    tensors: usize,
+    /// Measurements of the exported network.
+    results: std::collections::BTreeMap<String, f64>,
+    checkpoint: CheckpointView,
+}
+
+pub(super) async fn export<W: Write>(
+    client: &Client,
+    args: &Export,
+    out: &mut Printer<W>,
+) -> Result<(), Failure> {
+    out.print(&export_to(client, &args.which, &args.out).await?)
+}
+
+/// Writes the file whole or not at all.
+pub(crate) async fn export_to(
+    client: &Client,
+    which: &Which,
+    out: &Path,
+) -> Result<Exported, Failure> {
+    let checkpoint = find(client, which).await?;
+    let reference = reference(&checkpoint)?;
+    let (objects, root) = store::open(&checkpoint.storage)?;
+    let reader = CheckpointReader::open(objects, root, &reference).await?;
+    let manifest = reader.manifest();
+    let tensors = reader
+        .load(|tensor| export::wanted(manifest, tensor))
+        .await?;
+    let file = export::write(manifest, reference.digest, &tensors)
+        .map_err(|error| Failure::new(Code::Failed, format!("{}: {error}", checkpoint.manifest)))?;
+    replace(out, &file)
+        .map_err(|error| Failure::from(error).while_doing(&format!("write {}", out.display())))?;
+    Ok(Exported {
+        out: out.to_owned(),
+        bytes: file.len() as u64,
+        tensors: tensors.len(),
+        results: manifest.results.clone(),
+        checkpoint,
+    })
+}
+
+fn reference(checkpoint: &CheckpointView) -> Result<CheckpointRef, Failure> {
+    let bad = |what: &str, error: String| {
+        Failure::new(
+            Code::Failed,
+            format!("the coordinator named a checkpoint with a bad {what}: {error}"),
+        )
+    };
+    Ok(CheckpointRef {
+        phase: checkpoint
+            .phase
+            .parse()
+            .map_err(|error| bad("phase", format!("{error}")))?,
+        manifest: checkpoint
+            .manifest
+            .parse()
+            .map_err(|error| bad("manifest key", format!("{error}")))?,
+        digest: checkpoint
+            .digest
+            .parse()
+            .map_err(|error| bad("digest", format!("{error}")))?,
+        step: Step::new(checkpoint.step),
+    })
+}
+
+/// A reader of the path sees the old file or the new one, never a part.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    // Temporary files are private; a model is as readable as the folder that it is in.
+    use std::os::unix::fs::PermissionsExt as _;
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    file.persist(path)?;
+    Ok(())
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let code = match error {
+            StoreError::Url { .. } => Code::Invalid,
+            StoreError::NotFound { .. } => Code::NotFound,
+            StoreError::AlreadyExists { .. } => Code::Conflict,
+            StoreError::Denied { .. } => Code::Unauthenticated,
+            StoreError::Failed { .. } => Code::Unavailable,
+        };
+        Failure::new(code, error.to_string())
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => Failure::from(error),
+            LoadError::Missing { .. } => Failure::new(Code::NotFound, error.to_string()),
+            damaged => Failure::new(Code::Failed, damaged.to_string()),
+        }
+    }
+}
+
+impl Output for Exported {
+    fn table(&self, out: &mut dyn Write) -> io::Result<()> {
+        let CheckpointView { phase, step, .. } = &self.checkpoint;
+        let size = Bytes::new(self.bytes);
+        writeln!(
+            out,
+            "{}: {} tensors, {size}, {phase} at step {step}",
+            self.out.display(),
+            self.tensors
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("student.safetensors");
+        replace(&path, b"old").unwrap();
+        replace(&path, b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(replace(&folder.path().join("missing/x"), b"").is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! The commands themselves.
+
+pub(crate) mod submit; // submit
+pub(crate) mod job; // list, describe, explain, cancel, retry, delete, metrics
+mod stream; // logs, events
+pub(crate) mod watch; // watch, wait
+mod checkpoint; // checkpoint list … unpin
+pub(crate) mod export; // checkpoint export
+mod cluster; // worker list, version, context
+mod spec; // validate, spec, completion
+mod dataset; // dataset inspect
+mod program; // predict, embed
+
+use std::io::Write;
+
+use crate::client::Client;
+use crate::command::{Command, Remote};
+use crate::failure::{Code, Failure};
+use crate::local;
+use crate::output::Printer;
+
+/// Runs a command.
+pub(crate) async fn run<W: Write>(
+    command: Command,
+    mut printer: Printer<W>,
+) -> Result<(), Failure> {
+    let out = &mut printer;
+    match command {
+        Command::Remote(server, request) => remote(&Client::new(&server)?, request, out).await,
+        Command::Validate(spec) => spec::validate(&spec, out),
+        Command::Spec(verb) => spec::print(&verb, out),
+        Command::Completion(shell) => spec::completion(shell, out),
+        Command::Contexts { path, change } => cluster::contexts(path, change, out),
+        Command::Version(server) => cluster::version(server.as_ref(), out).await,
+        Command::Become(program, args) => program::become_program(&program, &args),
+        Command::Inspect(args) => dataset::inspect(args, out).await,
+        Command::Local {
+            args,
+            environment,
+            binaries,
+        } => local::run(args, environment, &binaries, out).await,
+    }
+}
+
+async fn remote<W: Write>(
+    client: &Client,
+    request: Remote,
+    out: &mut Printer<W>,
+) -> Result<(), Failure> {
+    match request {
+        Remote::Submit(submit) => submit::submit(client, submit, out).await,
+        Remote::List(states) => job::list(client, &states, out).await,
+        Remote::Describe(job) => job::describe(client, &job, out).await,
+        Remote::Watch(job) => watch::watch(client, &job, out).await,
+        Remote::Logs(logs) => stream::logs(client, &logs, out).await,
+        Remote::Events { job, follow } => stream::events(client, &job, follow, out).await,
+        Remote::Explain(job) => job::explain(client, &job, out).await,
+        Remote::Cancel { job, reason } => job::cancel(client, &job, reason, out).await,
+        Remote::Wait(wait) => watch::wait(client, &wait.job, wait.timeout, out).await,
+        Remote::Retry(job) => job::retry(client, &job, out).await,
+        Remote::Delete { job, objects } => job::delete(client, &job, objects, out).await,
+        Remote::Metrics(metrics) => job::metrics(client, &metrics, out).await,
+        Remote::Checkpoints(job) => checkpoint::list(client, &job, out).await,
+        Remote::Checkpoint(which) => checkpoint::describe(client, &which, out).await,
+        Remote::Verify(which) => checkpoint::verify(client, &which, out).await,
+        Remote::Export(export) => export::export(client, &export, out).await,
+        Remote::Pin { which, pinned } => checkpoint::pin(client, &which, pinned, out).await,
+        Remote::Workers => cluster::workers(client, out).await,
+    }
+}
+
+/// Runs a follow that Ctrl-C leaves: the job goes on, and `come_back` is the command that returns to it.
+pub(crate) async fn until_interrupted<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    come_back: &str,
+) -> Result<T, Failure> {
+    tokio::select! {
+        result = work => result,
+        _ = tokio::signal::ctrl_c() => {
+            let text = format!("detached; the job goes on. Come back with: {come_back}");
+            Err(Failure::new(Code::Interrupted, text))
+        }
+    }
+}

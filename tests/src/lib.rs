@@ -1,0 +1,9 @@
+//! The product from outside: real coordinator, agents and trainers on loopback, driven through the CLI and gRPC.
+//!
+//! The binaries are those of the same build; `make test` (or `cargo build --release --bins`) makes them.
+
+pub mod process; // one program: started, watched, killed
+pub mod cluster; // a coordinator, agents and a CLI
+pub mod pictures; // small images made here
+pub mod specs; // small jobs on them
+pub mod weights; // checkpoints side by side

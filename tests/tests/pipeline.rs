@@ -1,0 +1,80 @@
+//! Submit → four phases → an exported student that predicts.
+
+use anyhow::{Context, Result, ensure};
+use diptych_tests::cluster::Cluster;
+use diptych_tests::process::binary;
+use diptych_tests::specs::{self, Small};
+
+#[tokio::test]
+async fn four_phases_end_in_a_student_that_predicts() -> Result<()> {
+    let cluster = Cluster::start(&[1, 1]).await?;
+    specs::images(cluster.dir())?;
+    let job = cluster.submit(&Small::default().pipeline(cluster.dir()))?;
+    let done = cluster.succeed(&job).await?;
+
+    for (phase, wanted) in [
+        ("pretrain", "knn_top1"),
+        ("linear", "eval_top1"),
+        ("tuned", "eval_top5"),
+        ("student", "eval_top1"),
+    ] {
+        let status = done
+            .phases
+            .iter()
+            .find(|status| status.name == phase)
+            .context("phase is there")?;
+        let result = status.results.iter().find(|point| point.name == wanted);
+        let value = result
+            .with_context(|| format!("{phase} reports {wanted}"))?
+            .value;
+        ensure!((0.0..=1.0).contains(&value), "{phase} {wanted} = {value}");
+    }
+
+    let listed = cluster.json(&["checkpoint", "list", &job])?;
+    let rows = listed.as_array().context("a list of checkpoints")?;
+    let finals = rows
+        .iter()
+        .filter(|row| row["final"] == true && row["state"] == "verified")
+        .count();
+    ensure!(
+        finals == 4,
+        "every phase has a verified final checkpoint: {listed:#}"
+    );
+
+    let student = cluster
+        .dir()
+        .join("student.safetensors")
+        .display()
+        .to_string();
+    cluster.json(&[
+        "checkpoint",
+        "export",
+        &job,
+        "--phase",
+        "student",
+        "--out",
+        &student,
+    ])?;
+    let picture = cluster
+        .dir()
+        .join("images/test/shape-1/000.png")
+        .display()
+        .to_string();
+    let output = std::process::Command::new(binary("diptych-worker")?)
+        .args(["predict", "--model", &student, &picture, "-o", "json"])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success() && text.contains("shape-"),
+        "predict names a class: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+
+    let metrics = cluster.diptych(&["metrics", &job, "-o", "csv"])?;
+    let csv = String::from_utf8_lossy(&metrics.stdout);
+    ensure!(
+        csv.lines().filter(|line| line.contains("loss")).count() >= 4,
+        "a loss for every phase: {csv}"
+    );
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! `kill -9` of a trainer, of an agent and of the coordinator: the job ends with the weights of an undisturbed run.
+
+use anyhow::{Context, Result, ensure};
+use diptych_tests::cluster::{Cluster, stepped};
+use diptych_tests::process::kill_now;
+use diptych_tests::specs::{self, Small};
+use diptych_tests::weights::{self, Weights};
+
+const LONG: Small = Small {
+    ranks: 2,
+    precision: "fp64",
+    steps: 60,
+    groups: (1, 1),
+    save_every: 10,
+};
+
+async fn undisturbed(cluster: &Cluster) -> Result<Weights> {
+    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
+    cluster.succeed(&job).await?;
+    weights::export(cluster, &job, "pretrain")
+}
+
+fn same(left: &Weights, right: &Weights) -> Result<()> {
+    let (gap, tensor) = weights::difference(left, right)?;
+    ensure!(
+        gap == 0.0,
+        "{tensor} differs by {gap:e}; the same world repeats bitwise"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_trainer_is_restarted_from_the_newest_checkpoint() -> Result<()> {
+    let cluster = Cluster::start(&[1, 1]).await?;
+    specs::images(cluster.dir())?;
+    let reference = undisturbed(&cluster).await?;
+    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
+    cluster
+        .wait(&job, |now| stepped(now, "pretrain", 25))
+        .await?;
+    let trainers = cluster.agent(1).children("trainer")?;
+    kill_now(*trainers.first().context("worker-1 runs a trainer")?)?;
+    let done = cluster.succeed(&job).await?;
+    ensure!(done.phases[0].attempt >= 2, "a death starts a new attempt");
+    same(&reference, &weights::export(&cluster, &job, "pretrain")?)
+}
+
+#[tokio::test]
+async fn a_killed_agent_takes_its_trainer_along_and_comes_back() -> Result<()> {
+    let mut cluster = Cluster::start(&[1, 1]).await?;
+    specs::images(cluster.dir())?;
+    let reference = undisturbed(&cluster).await?;
+    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
+    cluster
+        .wait(&job, |now| stepped(now, "pretrain", 25))
+        .await?;
+    let trainer = *cluster
+        .agent(0)
+        .children("trainer")?
+        .first()
+        .context("worker-0 runs a trainer")?;
+    cluster.restart_agent(0, 1)?;
+    cluster.succeed(&job).await?;
+    ensure!(
+        !std::fs::exists(format!("/proc/{trainer}"))?,
+        "a trainer dies with its agent"
+    );
+    same(&reference, &weights::export(&cluster, &job, "pretrain")?)
+}
+
+#[tokio::test]
+async fn a_killed_coordinator_costs_nothing() -> Result<()> {
+    let mut cluster = Cluster::start(&[1, 1]).await?;
+    specs::images(cluster.dir())?;
+    let reference = undisturbed(&cluster).await?;
+    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
+    cluster
+        .wait(&job, |now| stepped(now, "pretrain", 15))
+        .await?;
+    let before = cluster.agent(0).children("trainer")?;
+    cluster.restart_coordinator().await?;
+    let done = cluster.succeed(&job).await?;
+    ensure!(
+        done.phases[0].attempt == 1,
+        "the attempt went on: {:?}",
+        done.phases[0]
+    );
+    ensure!(!before.is_empty(), "trainers ran when the coordinator died");
+    same(&reference, &weights::export(&cluster, &job, "pretrain")?)
+}

@@ -36,6 +36,7 @@ async fn it_says_where_it_listens_and_ends_on_sigterm() {
     let mut log = BufReader::new(process.stderr.take().unwrap());
     let line = read_until(&mut log, "listening on 127.0.0.1:");
     let port = std::fs::read_to_string(dir.path().join("port")).unwrap();
+    let port = port.trim_end();
     assert!(line.contains(&format!("127.0.0.1:{port}")), "{line} {port}");
     let mut client = SystemServiceClient::connect(format!("http://127.0.0.1:{port}"))
         .await

@@ -4,8 +4,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-LIBTORCH ?= $(CURDIR)/third_party/libtorch
-export LIBTORCH
+# One that the user has; else it is fetched.
+LIBTORCH_GIVEN := $(LIBTORCH)
+ifeq ($(LIBTORCH_GIVEN),)
+LIBTORCH := $(CURDIR)/third_party/libtorch
+endif
+export LIBTORCH LIBTORCH_GIVEN
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 BIN := $(CARGO_TARGET_DIR)/release
@@ -35,7 +39,7 @@ setup:
 
 .PHONY: libtorch
 libtorch:
-	@if [ "$(LIBTORCH)" = "$(CURDIR)/third_party/libtorch" ]; then env -u LIBTORCH setup/libtorch >/dev/null; else setup/libtorch >/dev/null; fi
+	@LIBTORCH="$(LIBTORCH_GIVEN)" setup/libtorch >/dev/null
 
 build: setup ## all binaries, into $CARGO_TARGET_DIR/release
 	cargo build --release --workspace --bins

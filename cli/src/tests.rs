@@ -11,8 +11,9 @@ use crate::failure::{Code, Failure};
 use crate::output::{Format, Output, Printer, failure_text};
 use crate::view::PhaseState;
 use crate::view::history::{ExplanationView, MetricView, Metrics, ReasonView};
+use crate::view::job::JobList;
 use crate::view::job::samples::{job, phase};
-use crate::view::job::{JobList, Summary};
+use crate::view::summary::Summary;
 use crate::view::{JobState, JobView};
 
 fn command(arguments: &[&str]) -> Result<Command, Failure> {

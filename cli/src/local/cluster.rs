@@ -53,6 +53,7 @@ impl Cluster {
             server = listening(&port_file) => server?,
             failure = coordinator.died() => return Err(failure),
         };
+        let threads = threads_per_device(workers, devices);
         let worker = |index: u32| {
             let name = format!("worker-{index}");
             let args = [
@@ -63,6 +64,8 @@ impl Cluster {
                 &name,
                 "--devices",
                 &devices.to_string(),
+                "--threads-per-device",
+                &threads.to_string(),
                 "--data-dir",
                 &text(layout.worker(&name)),
             ]
@@ -109,6 +112,13 @@ impl Cluster {
         self.coordinator.ask_to_end();
         result.and(self.coordinator.end().await)
     }
+}
+
+/// An equal share of this machine's cores for every device of every worker: each worker alone would take them all.
+fn threads_per_device(workers: u32, devices: u32) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let slots = (workers as usize).saturating_mul(devices as usize).max(1);
+    (cores / slots).max(1)
 }
 
 /// Reads the port file, which the coordinator makes in one step.

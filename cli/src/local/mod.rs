@@ -19,7 +19,7 @@ use crate::failure::{Code, Failure};
 use crate::output::{Output as _, Printer};
 use crate::progress::Progress;
 use crate::verb::{job, submit, watch};
-use crate::view::job::Summary;
+use crate::view::summary::Summary;
 use crate::view::{JobState, JobView};
 
 use cluster::Cluster;
@@ -41,29 +41,35 @@ pub(crate) async fn run<W: Write>(
         then: Then::Follow,
     };
 
-    let mut cluster = Cluster::start(
+    let started = Cluster::start(
         &layout,
         binaries,
         args.workers.get(),
         args.devices_per_worker.get(),
     )
-    .await?;
+    .await;
+    let mut cluster = match started {
+        Ok(cluster) => cluster,
+        Err(failure) => {
+            // What it says points into the logs.
+            layout.leave(true);
+            return Err(failure);
+        }
+    };
     let server = cluster.server().clone();
-    let result = tokio::select! {
-        result = follow(&server, &layout, &submit) => result,
+    let followed = tokio::select! {
+        followed = follow(&server, &layout, &submit) => followed,
         failure = cluster.broken() => Err(failure),
         failure = stopped() => Err(failure),
     };
     let stopped = cluster.stop().await;
 
-    let result = match result {
-        Ok(ended) => out
-            .print(&Summary(ended.clone()))
-            .and(watch::outcome(&ended)),
-        Err(failure) => Err(failure),
-    };
-    layout.leave(args.keep || result.is_err());
-    result.and(stopped)
+    let succeeded = matches!(&followed, Ok(ended) if watch::outcome(ended).is_ok());
+    layout.leave(args.keep || !succeeded);
+    // The results come last: they are what a reader looks for.
+    let ended = followed?;
+    out.print(&Summary(ended.clone()))?;
+    watch::outcome(&ended).and(stopped)
 }
 
 /// Submits, shows progress to the end, and asks for the reasons of a failure while there is somebody to ask.

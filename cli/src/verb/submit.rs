@@ -11,7 +11,8 @@ use crate::command::{Submit, Then};
 use crate::failure::{Code, Failure};
 use crate::output::{Format, Printer};
 use crate::progress::Progress;
-use crate::view::job::{Submitted, Summary};
+use crate::view::job::Submitted;
+use crate::view::summary::Summary;
 
 /// Queues a job, and follows it where that was asked for.
 pub(super) async fn submit<W: Write>(

@@ -11,7 +11,7 @@ use crate::failure::{Code, Failure};
 use crate::output::table::seconds;
 use crate::output::{Format, Printer};
 use crate::progress::Progress;
-use crate::view::job::Summary;
+use crate::view::summary::Summary;
 use crate::view::{JobState, JobView};
 
 /// Shows a job to its end: bars or lines and then its results; as JSON, every change.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{JobState, PhaseState, seconds_between, some_text, time};
 use crate::output::Output;
-use crate::output::table::{columns, or_dash, percent, properties, seconds};
+use crate::output::table::{columns, or_dash, properties, seconds};
 
 /// A job.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,11 +62,6 @@ pub(crate) struct Description {
     /// As the coordinator holds it.
     pub(crate) spec: diptych_common::spec::JobDraft,
 }
-
-/// The results of a job: the last thing that a follower prints.
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub(crate) struct Summary(pub(crate) JobView);
 
 /// The answer to a submit.
 #[derive(Debug, Serialize)]
@@ -243,31 +238,6 @@ impl Output for JobView {
 impl Output for Description {
     fn table(&self, out: &mut dyn Write) -> io::Result<()> {
         self.job.table(out)
-    }
-}
-
-impl Output for Summary {
-    fn table(&self, out: &mut dyn Write) -> io::Result<()> {
-        let share = |value: Option<f64>| or_dash(value.map(percent));
-        let rows = self.0.phases.iter().map(|phase| {
-            vec![
-                phase.name.clone(),
-                phase.kind.clone(),
-                phase.state.word().to_owned(),
-                phase.step.to_string(),
-                or_dash(phase.seconds.map(seconds)),
-                share(phase.value(&["eval_top1", "probe_top1"])),
-                share(phase.value(&["eval_top5", "probe_top5"])),
-                share(phase.value(&["knn_top1"])),
-            ]
-        });
-        columns(
-            out,
-            &[
-                "PHASE", "KIND", "STATE", "STEPS", "TIME", "TOP-1", "TOP-5", "KNN",
-            ],
-            rows,
-        )
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the wire said, in the words and the order that `-o json` keeps stable.
 
 pub(crate) mod job; // jobs and phases
+pub(crate) mod summary; // what a job came to
 pub(crate) mod states; // where jobs and phases are
 pub(crate) mod history; // events, logs, metrics, explanations
 pub(crate) mod checkpoint; // checkpoints

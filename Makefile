@@ -17,7 +17,7 @@ DIGITS := $(CURDIR)/data/digits
 DEMO_DIR ?= $(CURDIR)/.demo
 SEED ?= 0
 
-.PHONY: help demo test setup build fmt lint doc structure doctest nextest peers bench clean
+.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ doctest:
 
 nextest: build
 	cargo nextest run --release --workspace
+
+seeds: build ## the demo's recipe with five seeds, a row each (half an hour)
+	@setup/digits $(DIGITS)
+	tests/measure/digits $(BIN) $(DIGITS)
 
 bench: build ## the measurements of docs/results.md, each beside its peer (installs 5 GB of Python packages once)
 	tests/peers/compare $(BIN)

@@ -3,12 +3,10 @@
 use crate::output::table::{percent, seconds};
 use crate::view::{PhaseState, PhaseView};
 
-/// Measurements that people watch, and what they call them.
-const ACCURACIES: [(&str, &str); 3] = [
-    ("eval_top1", "top-1"),
-    ("probe_top1", "probe"),
-    ("knn_top1", "kNN"),
-];
+/// What evaluations measure, and what people call it.
+const EVALUATED: [(&str, &str); 2] = [("eval_top1", "top-1"), ("knn_top1", "kNN")];
+/// The concurrent probe's accuracy on its batches, which changes with every step.
+const PROBE: (&str, &str) = ("probe_top1", "probe");
 
 /// E.g. `1,234 images/s · loss 5.1234 · kNN 80.1 % · 1m 03s left`.
 pub(crate) fn figures(phase: &PhaseView) -> String {
@@ -20,7 +18,8 @@ pub(crate) fn figures(phase: &PhaseView) -> String {
     if let Some(loss) = phase.value(&["loss"]) {
         parts.push(format!("loss {loss:.4}"));
     }
-    parts.extend(accuracies(phase));
+    parts.extend(shares(phase, &[PROBE]));
+    parts.extend(evaluated(phase));
     match (training, phase.eta_s, phase.seconds) {
         (true, Some(eta), _) => parts.push(format!("{} left", seconds(eta))),
         (false, _, Some(took)) => parts.push(seconds(took)),
@@ -29,11 +28,15 @@ pub(crate) fn figures(phase: &PhaseView) -> String {
     parts.join(" · ")
 }
 
-/// The accuracies alone, e.g. `kNN 80.1 %`.
-pub(crate) fn accuracies(phase: &PhaseView) -> Vec<String> {
+/// The accuracies of the last evaluation alone, e.g. `kNN 80.1 %`.
+pub(crate) fn evaluated(phase: &PhaseView) -> Vec<String> {
+    shares(phase, &EVALUATED)
+}
+
+fn shares(phase: &PhaseView, measured: &[(&str, &str)]) -> Vec<String> {
     let show =
         |(name, word): &(&str, &str)| Some(format!("{word} {}", percent(phase.value(&[name])?)));
-    ACCURACIES.iter().filter_map(show).collect()
+    measured.iter().filter_map(show).collect()
 }
 
 /// A rate with its thousands set apart, and a decimal where it is small.

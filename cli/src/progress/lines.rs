@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::figures::{accuracies, figures};
+use super::figures::{evaluated, figures};
 use crate::view::{JobView, PhaseState, PhaseView};
 
 const QUIET: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ pub(crate) struct Lines {
 struct Said {
     state: PhaseState,
     attempt: u64,
-    accuracies: Vec<String>,
+    evaluated: Vec<String>,
     at: Instant,
 }
 
@@ -41,7 +41,7 @@ impl Lines {
                 let said = Said {
                     state: phase.state,
                     attempt: phase.attempt,
-                    accuracies: accuracies(phase),
+                    evaluated: evaluated(phase),
                     at: now,
                 };
                 match self.said.get_mut(index) {
@@ -58,7 +58,7 @@ fn is_news(before: Option<&Said>, phase: &PhaseView, now: Instant) -> bool {
     let Some(before) = before else { return true };
     let changed = before.state != phase.state
         || before.attempt != phase.attempt
-        || before.accuracies != accuracies(phase);
+        || before.evaluated != evaluated(phase);
     let due =
         phase.state == PhaseState::Training && now.saturating_duration_since(before.at) >= QUIET;
     changed || due
@@ -105,6 +105,11 @@ mod tests {
             lines.update(&now, start + QUIET),
             ["pretrain: training · step 3/10"]
         );
+
+        // The probe's accuracy comes with every step.
+        now.phases[0].metrics.insert("probe_top1".to_owned(), 0.1);
+        assert!(lines.update(&now, start + QUIET).is_empty());
+        now.phases[0].metrics.clear();
 
         now.phases[0].metrics.insert("knn_top1".to_owned(), 0.5);
         let line = lines.update(&now, start + QUIET);

@@ -44,6 +44,7 @@ pub enum BenchCommand {
 /// # Errors
 /// Whatever keeps the measurement from completing.
 pub fn run(command: &BenchCommand) -> anyhow::Result<()> {
+    crate::device::keep_freed_memory();
     match command {
         BenchCommand::Checkpoint(args) => checkpoint::run(args),
         BenchCommand::AllReduce(args) => collective::run(collective::Measured::AllReduce, args),

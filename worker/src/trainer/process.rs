@@ -57,6 +57,7 @@ pub fn run(
     args: TrainerArgs,
     work: impl FnOnce(Assignment, &Control) -> Result<(), PhaseError>,
 ) -> ExitCode {
+    crate::device::keep_freed_memory();
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         eprintln!(

@@ -9,13 +9,14 @@ use diptych_common::spec::{self, JobSpec};
 
 use crate::args::checkpoint::{CheckpointVerb, Export, Which};
 use crate::args::job::{Logs, Metrics, SpecFile, Wait};
-use crate::args::local::{DatasetVerb, Inspect, Local};
+use crate::args::local::{DatasetVerb, Local};
 use crate::args::settings::{ContextVerb, SpecVerb, WorkerVerb};
 use crate::args::{Args, Verb};
 use crate::binaries::{Binaries, Program};
 use crate::context::{self, Config, ContextName, Environment, Server};
 use crate::failure::{Code, Failure};
 use crate::output::Format;
+use crate::verb::dataset::Inspection;
 use crate::view::JobState;
 
 /// A command that can run.
@@ -39,7 +40,7 @@ pub(crate) enum Command {
     /// Becomes another program.
     Become(Program, Vec<std::ffi::OsString>),
     /// Looks at a data set.
-    Inspect(Inspect),
+    Inspect(Box<Inspection>),
     /// Runs a cluster on this machine.
     Local {
         args: Local,
@@ -150,7 +151,9 @@ impl Command {
             }
             Verb::Embed(embed) => Self::worker("embed", embed.args, globals.output, &environment),
             Verb::Dataset(dataset) => match dataset.verb {
-                DatasetVerb::Inspect(inspect) => Ok(Self::Inspect(inspect)),
+                DatasetVerb::Inspect(inspect) => Ok(Self::Inspect(Box::new(
+                    Inspection::from_args(inspect, &environment)?,
+                ))),
             },
             Verb::Local(args) => {
                 let binaries = Binaries::find(&environment)?;

@@ -245,3 +245,40 @@ fn a_reader_that_leaves_is_no_failure() {
         .unwrap_err();
     assert_eq!((failure.code, failure.code.exit()), (Code::PipeClosed, 0));
 }
+
+#[test]
+fn inspect_looks_at_the_data_of_a_phase() {
+    let file = spec_file(include_str!("verb/example.yaml"));
+    let path = file.path().to_str().unwrap();
+    let inspection = |arguments: &[&str]| match command(
+        &[&["dataset", "inspect", "-f", path], arguments].concat(),
+    )? {
+        Command::Inspect(inspection) => Ok(format!("{inspection:?}")),
+        other => panic!("{other:?}"),
+    };
+    let first = inspection(&["--set", "seed=41"]).unwrap();
+    assert!(
+        first.contains("file:///images") && first.contains("seed: 41"),
+        "{first}"
+    );
+    let error: Failure = inspection(&["--phase", "nothing"]).unwrap_err();
+    assert_eq!(error.code, Code::Usage);
+    assert!(error.message.contains("pretrain"), "{}", error.message);
+    let Command::Inspect(stated) = command(&[
+        "dataset",
+        "inspect",
+        "file:///d",
+        "--image-column",
+        "picture",
+        "--classes",
+        "cat,dog",
+    ])
+    .unwrap() else {
+        panic!("inspect")
+    };
+    let stated = format!("{stated:?}");
+    assert!(
+        stated.contains("\"picture\"") && stated.contains("[\"cat\", \"dog\"]"),
+        "{stated}"
+    );
+}

@@ -3,6 +3,7 @@
 //! Credentials, endpoint and region come from the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`; for an S3-compatible
 //! store `AWS_ENDPOINT_URL`, and `AWS_ALLOW_HTTP=true` where it has no TLS).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,17 +163,32 @@ pub fn open(url: &str) -> Result<Opened, StoreError> {
 /// As [`open`]; also when the folder cannot be made.
 pub fn open_writable(url: &str) -> Result<Opened, StoreError> {
     let opened = open(url)?;
-    if let Some(directory) = Url::parse(url)
-        .ok()
-        .filter(|url| url.scheme() == "file")
-        .and_then(|url| url.to_file_path().ok())
-    {
+    if let Some(directory) = local_path(url) {
         std::fs::create_dir_all(&directory).map_err(|error| StoreError::Url {
             url: url.to_owned(),
             problem: format!("the folder {} cannot be made: {error}", directory.display()),
         })?;
     }
     Ok(opened)
+}
+
+/// The path that a `file://` URL names; `None` for any other.
+pub fn local_path(url: &str) -> Option<PathBuf> {
+    let url = Url::parse(url).ok()?;
+    (url.scheme() == "file").then(|| url.to_file_path().ok())?
+}
+
+/// The `file://` URL of an absolute path, whatever characters it holds.
+///
+/// # Errors
+/// [`StoreError::Url`] where the path is relative.
+pub fn file_url(path: &std::path::Path) -> Result<String, StoreError> {
+    Url::from_file_path(path)
+        .map(String::from)
+        .map_err(|()| StoreError::Url {
+            url: path.display().to_string(),
+            problem: "is not an absolute path".to_owned(),
+        })
 }
 
 /// Writes an object that nobody may have written before. A retry of the same bytes succeeds: the first try may have
@@ -289,6 +305,19 @@ mod tests {
         assert!(
             open("s3://bucket/some/prefix").is_ok_and(|(_, path)| path.as_ref() == "some/prefix")
         );
+    }
+
+    #[test]
+    fn paths_of_any_characters_survive_as_urls() {
+        for path in ["/data/100% #1? ü.png", "/a b/c+d&e"] {
+            let url = file_url(std::path::Path::new(path)).expect("absolute");
+            assert_eq!(local_path(&url).as_deref(), Some(path.as_ref()), "{url}");
+            assert_eq!(
+                open(&url).expect("opens").1.filename(),
+                path.rsplit('/').next()
+            );
+        }
+        assert!(file_url("a/b".as_ref()).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use diptych_common::ids::PhaseName;
 use diptych_common::spec::DataFormat;
 
 use super::job::SpecFile;
@@ -90,17 +91,39 @@ pub(crate) enum DatasetVerb {
 #[command(after_help = "\
 Examples:
   diptych dataset inspect file:///data/cifar10/train.parquet
-  diptych dataset inspect file:///data/photos --contact-sheet sheet.png --augment-size 64")]
+  diptych dataset inspect file:///data/photos --contact-sheet sheet.png --augment-size 64
+  diptych dataset inspect -f job.yaml --phase pretrain --contact-sheet sheet.png")]
 pub(crate) struct Inspect {
     /// A Parquet file, a tar shard, or a folder of them or of images. A `*` in the last part selects files.
-    pub(crate) url: String,
+    #[arg(required_unless_present = "file")]
+    pub(crate) url: Option<String>,
+    /// Instead of a URL: the training data and the augmentation of a phase of this spec; `-` reads standard input.
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with_all = [
+        "url", "format", "image_column", "label_column", "classes", "augment_size",
+    ])]
+    pub(crate) file: Option<PathBuf>,
+    /// Change one field of the spec, as for `submit`. May be repeated.
+    #[arg(long = "set", value_name = "PATH=VALUE", requires = "file")]
+    pub(crate) set: Vec<String>,
+    /// Which phase of the spec; the first unless given.
+    #[arg(long, value_name = "NAME", requires = "file")]
+    pub(crate) phase: Option<PhaseName>,
     /// How samples are stored.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) format: Stored,
+    /// Parquet: column of encoded images, where it is not `image` or `img`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) image_column: Option<String>,
+    /// Parquet: label column, where it is not `label`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) label_column: Option<String>,
+    /// Class names in label order, where the data does not name them.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) classes: Option<Vec<String>>,
     /// Decode at most N images, evenly chosen; counts and classes are of all.
     #[arg(long, value_name = "N", default_value = "10000")]
     pub(crate) limit: u64,
-    /// Write a picture of originals beside their two views.
+    /// Write a picture of whole originals beside their two views.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) contact_sheet: Option<PathBuf>,
     /// Side of the views on the contact sheet, in pixels.

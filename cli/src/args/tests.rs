@@ -66,6 +66,10 @@ fn lines_that_make_no_sense_do_not() {
         "diptych checkpoint export job",
         "diptych dataset inspect file:///d --augment-size 64",
         "diptych dataset inspect file:///d --format zip",
+        "diptych dataset inspect",
+        "diptych dataset inspect file:///d -f job.yaml",
+        "diptych dataset inspect file:///d --phase pretrain",
+        "diptych dataset inspect -f job.yaml --label-column label",
         "diptych metrics job -o xml",
         "diptych completion cmd",
     ] {

@@ -3,15 +3,18 @@
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 
-use diptych_common::ids::{DataName, NameError};
-use diptych_common::spec::{AugmentSpec, ColorSpec, DataSpec};
+use diptych_common::ids::{DataName, NameError, PhaseName};
+use diptych_common::spec::{AugmentSpec, ColorSpec, DataSpec, JobSpec};
 use diptych_common::units::Bytes;
-use diptych_images::inspect::{Report, Sides, contact_sheet, inspect as examine};
+use diptych_images::inspect::{Report, Sides, Views, contact_sheet, inspect as examine};
 use diptych_images::shard::{DataError, Index};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::args::job::SpecFile;
 use crate::args::local::Inspect;
+use crate::command::read_spec;
+use crate::context::Environment;
 use crate::failure::{Code, Failure};
 use crate::output::table::{columns, properties};
 use crate::output::{Output, Printer};
@@ -28,8 +31,80 @@ struct Inspected {
     contact_sheet: Option<PathBuf>,
 }
 
-pub(super) async fn inspect<W: Write>(args: Inspect, out: &mut Printer<W>) -> Result<(), Failure> {
-    let index = Index::open(&data(&args)?).await?;
+/// What to look at, and as whose views.
+#[derive(Debug)]
+pub(crate) struct Inspection {
+    data: DataSpec,
+    views: Views,
+    limit: u64,
+    contact_sheet: Option<PathBuf>,
+}
+
+impl Inspection {
+    /// Reads the spec, where one is named.
+    pub(crate) fn from_args(args: Inspect, environment: &Environment) -> Result<Self, Failure> {
+        let (data, views) = match (&args.file, &args.url) {
+            (Some(file), _) => {
+                let file = SpecFile {
+                    file: file.clone(),
+                    set: args.set.clone(),
+                };
+                of_phase(&read_spec(&file, environment)?, args.phase.as_ref())?
+            }
+            (None, Some(url)) => {
+                let views = Views {
+                    augment: views(args.augment_size.get()),
+                    seed: 0,
+                    phase: 0,
+                };
+                (data(&args, url)?, views)
+            }
+            (None, None) => return Err(Failure::new(Code::Usage, "name a URL, or a spec with -f")),
+        };
+        Ok(Self {
+            data,
+            views,
+            limit: args.limit,
+            contact_sheet: args.contact_sheet,
+        })
+    }
+}
+
+/// The training data and the views of one phase.
+fn of_phase(spec: &JobSpec, name: Option<&PhaseName>) -> Result<(DataSpec, Views), Failure> {
+    let phase = match name {
+        Some(name) => spec.phase_named(name),
+        None => spec.phases().first(),
+    };
+    let names = || {
+        let names: Vec<_> = spec
+            .phases()
+            .iter()
+            .map(|phase| phase.name.to_string())
+            .collect();
+        names.join(", ")
+    };
+    let phase = phase
+        .ok_or_else(|| Failure::new(Code::Usage, format!("--phase: the spec has {}", names())))?;
+    let data = spec.data().get(&phase.train).cloned().ok_or_else(|| {
+        Failure::new(
+            Code::Invalid,
+            format!("the spec has no data {}", phase.train),
+        )
+    })?;
+    let views = Views {
+        augment: phase.augment.clone(),
+        seed: spec.seed(),
+        phase: phase.index.get(),
+    };
+    Ok((data, views))
+}
+
+pub(super) async fn inspect<W: Write>(
+    args: Inspection,
+    out: &mut Printer<W>,
+) -> Result<(), Failure> {
+    let index = Index::open(&args.data).await?;
     let bar = progress();
     let report = examine(&index, args.limit, |done, all| {
         bar.set_length(all);
@@ -38,7 +113,7 @@ pub(super) async fn inspect<W: Write>(args: Inspect, out: &mut Printer<W>) -> Re
     .await?;
     bar.finish_and_clear();
     if let Some(path) = &args.contact_sheet {
-        let png = contact_sheet(&index, &views(args.augment_size.get()), 0, ON_THE_SHEET)
+        let png = contact_sheet(&index, &args.views, ON_THE_SHEET)
             .await
             .map_err(anyhow::Error::from)?;
         std::fs::write(path, png).map_err(|error| {
@@ -46,23 +121,23 @@ pub(super) async fn inspect<W: Write>(args: Inspect, out: &mut Printer<W>) -> Re
         })?;
     }
     out.print(&Inspected {
-        url: args.url,
+        url: args.data.url,
         report,
         contact_sheet: args.contact_sheet,
     })
 }
 
-fn data(args: &Inspect) -> Result<DataSpec, Failure> {
+fn data(args: &Inspect, url: &str) -> Result<DataSpec, Failure> {
     let name: DataName = "inspected"
         .parse()
         .map_err(|error: NameError| Failure::new(Code::Failed, error.to_string()))?;
     Ok(DataSpec {
         name,
-        url: args.url.clone(),
+        url: url.to_owned(),
         format: args.format.into(),
-        image_column: None,
-        label_column: None,
-        classes: None,
+        image_column: args.image_column.clone(),
+        label_column: args.label_column.clone(),
+        classes: args.classes.clone(),
         limit: None,
     })
 }
@@ -96,7 +171,7 @@ impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
         let code = match error {
             DataError::Store(error) => return Failure::from(error),
-            DataError::Missing { .. } => Code::NotFound,
+            DataError::Missing { .. } | DataError::MissingShards { .. } => Code::NotFound,
             DataError::Empty { .. }
             | DataError::Shard { .. }
             | DataError::Labels { .. }

@@ -8,7 +8,7 @@ mod checkpoint; // checkpoint list … unpin
 pub(crate) mod export; // checkpoint export
 mod cluster; // worker list, version, context
 mod spec; // validate, spec, completion
-mod dataset; // dataset inspect
+pub(crate) mod dataset; // dataset inspect
 mod program; // predict, embed
 
 use std::io::Write;
@@ -33,7 +33,7 @@ pub(crate) async fn run<W: Write>(
         Command::Contexts { path, change } => cluster::contexts(path, change, out),
         Command::Version(server) => cluster::version(server.as_ref(), out).await,
         Command::Become(program, args) => program::become_program(&program, &args),
-        Command::Inspect(args) => dataset::inspect(args, out).await,
+        Command::Inspect(args) => dataset::inspect(*args, out).await,
         Command::Local {
             args,
             environment,

@@ -36,7 +36,8 @@ pub struct Manifest {
     pub world: u32,
     /// Digest of the job's spec.
     pub spec: Digest,
-    /// Digest of the training data's index: a changed data set is refused at resume.
+    /// Digest of the phase's data (training and evaluation index, chosen labels; early releases: the training index
+    /// alone): changed data is refused at resume.
     pub data: Digest,
     /// Digest of the manifest that this training went on or started from, if any.
     pub parent: Option<Digest>,

@@ -48,7 +48,7 @@ pub fn rank_ready(
     begin_if_ready(state, id, index, now, out);
 }
 
-/// Sends `Begin` once every rank is ready with the same state; ends the attempt if states differ.
+/// Sends `Begin` once every rank is ready with the same state and data; ends the attempt if either differs.
 pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out: &mut Outcome) {
     let Some(job) = state.job_mut(id) else { return };
     let phase = &mut job.phases[index];
@@ -57,12 +57,14 @@ pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out
     };
     let mut peers = Vec::with_capacity(run.ranks.len());
     let mut states: BTreeMap<(Step, String), Vec<Rank>> = BTreeMap::new();
+    let mut datas: BTreeMap<String, Vec<Rank>> = BTreeMap::new();
     let mut nccl = Vec::new();
     for ((rank, member), seat) in (0..).map(Rank::new).zip(&run.ranks).zip(&placement.seats) {
         let RankState::Ready {
             endpoint,
             step,
             digest,
+            data,
             nccl_id,
         } = member
         else {
@@ -73,13 +75,18 @@ pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out
             .entry((*step, digest.clone()))
             .or_default()
             .push(rank);
+        if !data.is_empty() {
+            datas.entry(data.clone()).or_default().push(rank);
+        }
         if rank.get() == 0 {
             nccl = nccl_id.clone();
         }
     }
     let attempt = placement.attempt;
-    if let Some(message) = disagreement(&states) {
-        let kind = FailureKind::Diverged;
+    let differing = different_data(&datas)
+        .map(|message| (FailureKind::DataDiffers, message))
+        .or_else(|| Some((FailureKind::Diverged, disagreement(&states)?)));
+    if let Some((kind, message)) = differing {
         let failure = Failure {
             kind,
             attempt,
@@ -148,23 +155,47 @@ pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out
     }
 }
 
+/// The same URLs must mean the same data.
+fn different_data(datas: &BTreeMap<String, Vec<Rank>>) -> Option<String> {
+    if datas.len() <= 1 {
+        return None;
+    }
+    let side = |(digest, ranks): (&String, &Vec<Rank>)| {
+        let (who, sees) = match ranks.len() {
+            1 => ("rank", "sees"),
+            _ => ("ranks", "see"),
+        };
+        format!("{who} {} {sees} it as {}", listed(ranks), short(digest))
+    };
+    let sides: Vec<_> = datas.iter().map(side).collect();
+    Some(format!(
+        "ranks do not see the same data: {}; give every worker the same files, then retry",
+        sides.join("; ")
+    ))
+}
+
+fn short(digest: &str) -> String {
+    digest.chars().take(12).collect()
+}
+
+fn listed(ranks: &[Rank]) -> String {
+    let ranks: Vec<_> = ranks.iter().map(Rank::to_string).collect();
+    ranks.join(", ")
+}
+
 /// The same step must mean the same state.
 fn disagreement(states: &BTreeMap<(Step, String), Vec<Rank>>) -> Option<String> {
     if states.len() <= 1 {
         return None;
     }
-    let short = |digest: &str| digest.chars().take(12).collect::<String>();
-    let ranks = |ranks: &[Rank]| {
-        ranks
-            .iter()
-            .map(Rank::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
     let sides: Vec<_> = states
         .iter()
         .map(|((step, digest), who)| {
-            format!("ranks {} hold step {step} as {}", ranks(who), short(digest))
+            format!(
+                "ranks {} hold step {step} as {}",
+                listed(who),
+                short(digest)
+            )
         })
         .collect();
     Some(format!(

@@ -213,6 +213,7 @@ fn ready(prepare: &v1::Prepare) -> Event {
         step,
         state_digest,
         nccl_id: Default::default(),
+        data_digest: Default::default(),
     })
 }
 

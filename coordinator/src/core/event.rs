@@ -160,6 +160,8 @@ pub enum RankEvent {
         step: Step,
         /// BLAKE3 of its state, hex.
         digest: String,
+        /// BLAKE3 of what it sees of its data, hex; empty where it did not say.
+        data: String,
         /// Rank 0 on GPUs.
         nccl_id: Vec<u8>,
     },

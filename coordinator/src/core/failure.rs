@@ -5,7 +5,7 @@ use std::fmt;
 use diptych_common::ids::{Attempt, Rank, WorkerId};
 use serde::{Deserialize, Serialize};
 
-/// What kind of failure; the first four are terminal.
+/// What kind of failure; the first five are terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
@@ -17,6 +17,8 @@ pub enum FailureKind {
     NonFinite,
     /// Ranks disagree on state or on a collective.
     Diverged,
+    /// Ranks see different data under the same URLs.
+    DataDiffers,
     /// A peer or the link to it was lost: a symptom, the cause is elsewhere.
     PeerLost,
     /// The object store failed.
@@ -37,7 +39,11 @@ impl FailureKind {
     /// Whether trying again cannot help.
     pub const fn is_terminal(self) -> bool {
         match self {
-            Self::BadData | Self::Refused | Self::NonFinite | Self::Diverged => true,
+            Self::BadData
+            | Self::Refused
+            | Self::NonFinite
+            | Self::Diverged
+            | Self::DataDiffers => true,
             Self::PeerLost
             | Self::Storage
             | Self::Crashed
@@ -55,6 +61,7 @@ impl FailureKind {
             Self::Refused => "refused",
             Self::NonFinite => "non_finite",
             Self::Diverged => "diverged",
+            Self::DataDiffers => "data_differs",
             Self::PeerLost => "peer_lost",
             Self::Storage => "storage",
             Self::Crashed => "crashed",

@@ -290,6 +290,8 @@ pub enum RankState {
         step: Step,
         /// BLAKE3 of that state, hex.
         digest: String,
+        /// BLAKE3 of what it sees of its data, hex; empty where it did not say.
+        data: String,
         /// Rank 0 on GPUs.
         nccl_id: Vec<u8>,
     },

@@ -98,6 +98,7 @@ pub(super) fn report(
             endpoint: text(ready.endpoint),
             step: Step::new(ready.step),
             digest: text(ready.state_digest),
+            data: text(ready.data_digest),
             nccl_id: ready.nccl_id,
         },
         E::Progress(progress) => RankEvent::Progress {

@@ -140,6 +140,7 @@ mod tests {
             Refused,
             NonFinite,
             Diverged,
+            DataDiffers,
             PeerLost,
             Storage,
             Crashed,

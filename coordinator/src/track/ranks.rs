@@ -65,12 +65,14 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
             endpoint,
             step,
             digest,
+            data,
             nccl_id,
         } => {
             let ready = RankState::Ready {
                 endpoint,
                 step,
                 digest,
+                data,
                 nccl_id,
             };
             assign::rank_ready(state, &member.job, (index, member.rank), ready, now, out);

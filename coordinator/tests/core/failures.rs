@@ -171,6 +171,21 @@ fn different_states_at_the_same_step_are_a_divergence_that_names_the_ranks() {
 }
 
 #[test]
+fn ranks_that_see_different_data_stop_the_job_and_are_named() {
+    let mut env = Env::with_workers(&["w1", "w2"]);
+    env.submit("job-1", &submission((2, 2), 0, &["a"]));
+    env.say("job-1", 0, ready_with_data("aa"));
+    env.say("job-1", 1, ready_with_data("bb"));
+    let (kind, _, _, message) = cause(&env);
+    assert_eq!(kind, FailureKind::DataDiffers);
+    assert!(kind.is_terminal());
+    assert!(
+        message.contains("rank 0 sees it as aa; rank 1 sees it as bb"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_rank_that_never_gets_ready_ends_the_attempt() {
     let mut env = Env::with_workers(&["w1", "w2"]);
     env.submit("job-1", &submission((2, 2), 0, &["a"]));

@@ -103,11 +103,12 @@ fn noise() -> impl Strategy<Value = Noise> {
     ]
 }
 
-const KINDS: [FailureKind; 9] = [
+const KINDS: [FailureKind; 10] = [
     FailureKind::BadData,
     FailureKind::Refused,
     FailureKind::NonFinite,
     FailureKind::Diverged,
+    FailureKind::DataDiffers,
     FailureKind::PeerLost,
     FailureKind::Storage,
     FailureKind::Crashed,

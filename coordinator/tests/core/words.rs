@@ -49,6 +49,17 @@ pub(crate) fn ready(step: u64, digest: &str) -> RankEvent {
         endpoint: "127.0.0.1:1".to_owned(),
         step: Step::new(step),
         digest: digest.to_owned(),
+        data: String::new(),
+        nccl_id: Vec::new(),
+    }
+}
+
+pub(crate) fn ready_with_data(of: &str) -> RankEvent {
+    RankEvent::Ready {
+        endpoint: "127.0.0.1:1".to_owned(),
+        step: Step::new(0),
+        digest: "aa".to_owned(),
+        data: of.to_owned(),
         nccl_id: Vec::new(),
     }
 }

@@ -83,9 +83,9 @@ fn attempt(spec: &AugmentSpec, draws: &mut Draws, height: usize, width: usize) -
     })
 }
 
-/// The central square that covers `proportion` of the shorter side; sizes round half to even.
+/// The central square that covers `proportion`, at most 1, of the shorter side; sizes round half to even.
 pub fn center_crop(height: usize, width: usize, proportion: f64) -> CropBox {
-    let side = (proportion * height.min(width) as f64)
+    let side = (proportion.min(1.0) * height.min(width) as f64)
         .round_ties_even()
         .max(1.0) as usize;
     let offset = |length: usize| (length - side).div_ceil(2);

@@ -13,4 +13,4 @@ mod view; // all of it, in order
 pub use blur::gaussian_kernel;
 pub use crop::{CropBox, center_crop};
 pub use params::{ColorOp, Key, ViewParams};
-pub use view::{Scratch, augment, evaluation};
+pub use view::{Scratch, augment, evaluation, preprocessing};

@@ -1,5 +1,6 @@
 //! An image to a view.
 
+use diptych_common::checkpoint::Preprocessing;
 use diptych_common::spec::AugmentSpec;
 
 use crate::decode::Image;
@@ -9,7 +10,7 @@ use super::{Key, ViewParams, blur, center_crop, color, resize};
 /// Share of the shorter side that an evaluation crop keeps.
 const EVALUATION_PROPORTION: f64 = 0.875;
 /// Views up to this size are of images that fill the frame (CIFAR): they are evaluated whole.
-const WHOLE_UP_TO: usize = 32;
+const WHOLE_UP_TO: u32 = 32;
 
 /// Buffers of one thread, kept between images.
 #[derive(Debug, Default)]
@@ -59,23 +60,33 @@ pub fn augment(
     }
 }
 
-/// Makes the evaluation view: the central square, resized.
-///
-/// The square is 0.875 of the shorter side, or all of it for views up to 32 pixels and for images that are not larger
-/// than the view. `out` is as in [`augment`].
+/// What evaluation does to an image for views of this size: the one place that says so, for [`evaluation`] and for
+/// what checkpoints and exports state.
+pub fn preprocessing(image_size: u32) -> Preprocessing {
+    Preprocessing {
+        image_size,
+        crop_proportion: if image_size <= WHOLE_UP_TO {
+            1.0
+        } else {
+            EVALUATION_PROPORTION
+        },
+    }
+}
+
+/// Makes the evaluation view as it is stated: the central square of a share of the shorter side, resized. `out` is as in
+/// [`augment`].
 ///
 /// # Panics
 /// When `out` has not `3 · image_size²` floats.
-pub fn evaluation(image: &Image, image_size: usize, scratch: &mut Scratch, out: &mut [f32]) {
+pub fn evaluation(image: &Image, stated: Preprocessing, scratch: &mut Scratch, out: &mut [f32]) {
+    let side = stated.image_size as usize;
     assert_eq!(
         out.len(),
-        3 * image_size * image_size,
+        3 * side * side,
         "a view has 3 · image_size² floats"
     );
-    let whole = image_size <= WHOLE_UP_TO || image.height.min(image.width) <= image_size;
-    let proportion = if whole { 1.0 } else { EVALUATION_PROPORTION };
-    let crop = center_crop(image.height, image.width, proportion);
-    resize::bicubic(image, crop, false, image_size, &mut scratch.resize, out);
+    let crop = center_crop(image.height, image.width, stated.crop_proportion);
+    resize::bicubic(image, crop, false, side, &mut scratch.resize, out);
     color::clip(out);
 }
 
@@ -133,11 +144,30 @@ mod tests {
     fn small_images_are_evaluated_whole() {
         let image = noise(32);
         let mut out = vec![0.0; 3 * 32 * 32];
-        evaluation(&image, 32, &mut Scratch::default(), &mut out);
+        evaluation(&image, preprocessing(32), &mut Scratch::default(), &mut out);
         for (plane, values) in out.chunks_exact(32 * 32).enumerate() {
             for (place, value) in values.iter().enumerate() {
                 assert!((value - f32::from(image.pixels[3 * place + plane]) / 255.0).abs() < 1e-6);
             }
         }
+    }
+
+    #[test]
+    fn what_is_stated_is_what_is_done() {
+        // A frame that a crop of 0.875 leaves out, on an image that is smaller than the view.
+        let mut image = noise(40);
+        let (mut before, mut after) = (vec![0.0; 3 * 64 * 64], vec![0.0; 3 * 64 * 64]);
+        let mut scratch = Scratch::default();
+        assert_eq!(preprocessing(64).crop_proportion, 0.875);
+        evaluation(&image, preprocessing(64), &mut scratch, &mut before);
+        image.pixels[..3 * 40].fill(0);
+        evaluation(&image, preprocessing(64), &mut scratch, &mut after);
+        assert_eq!(before, after);
+        let whole = Preprocessing {
+            crop_proportion: 1.0,
+            ..preprocessing(64)
+        };
+        evaluation(&image, whole, &mut scratch, &mut after);
+        assert_ne!(before, after);
     }
 }

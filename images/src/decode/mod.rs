@@ -1,6 +1,7 @@
 //! Encoded bytes to RGB pixels, with limits.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
@@ -54,14 +55,20 @@ pub enum DecodeError {
 /// [`DecodeError`] for anything that is not a whole image of a sensible size.
 pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
     if bytes.starts_with(&[0xff, 0xd8]) {
-        jpeg(bytes)
+        guarded(|| jpeg(bytes))
     } else if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
-        png(bytes)
+        guarded(|| png(bytes))
     } else {
         Err(DecodeError::Unknown {
             start: bytes.iter().take(4).copied().collect(),
         })
     }
+}
+
+/// A decoder's panic is the image's fault: it must not end the thread that decodes.
+fn guarded(decoder: impl FnOnce() -> Result<Image, DecodeError>) -> Result<Image, DecodeError> {
+    catch_unwind(AssertUnwindSafe(decoder))
+        .unwrap_or_else(|_| Err(broken("the decoder gave up on it")))
 }
 
 fn check_size(width: usize, height: usize) -> Result<(), DecodeError> {
@@ -141,4 +148,18 @@ fn png(bytes: &[u8]) -> Result<Image, DecodeError> {
         height,
         pixels,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_that_panics_found_a_broken_image() {
+        let found = guarded(|| panic!("index out of bounds"));
+        assert!(
+            matches!(found, Err(DecodeError::Broken { .. })),
+            "{found:?}"
+        );
+    }
 }

@@ -33,7 +33,7 @@ pub struct Report {
     pub formats: BTreeMap<&'static str, u64>,
     /// The first few problems.
     pub problems: Vec<Problem>,
-    /// BLAKE3 of the index, hex: what checkpoints remember the data by.
+    /// BLAKE3 of the index, hex: a part of what checkpoints remember the data by.
     pub digest: String,
 }
 

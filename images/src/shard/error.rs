@@ -22,6 +22,16 @@ pub enum DataError {
         /// What was looked for.
         wanted: &'static str,
     },
+    /// Some shards of a numbered run are not there.
+    #[error("{url} lacks {count} of its shards: {}; restore them, or name the shards to use", names.join(", "))]
+    MissingShards {
+        /// The data set's URL.
+        url: String,
+        /// How many.
+        count: usize,
+        /// The first of them.
+        names: Vec<String>,
+    },
     /// A shard cannot be read.
     #[error("{object} cannot be used: {reason}")]
     Shard {

@@ -16,6 +16,8 @@ use super::{DataError, folder, tar};
 const OPEN_AT_ONCE: usize = 16;
 /// Problems shown before the rest is only counted.
 const PROBLEMS_SHOWN: usize = 10;
+/// Larger label numbers are no classes.
+const MOST_CLASSES: i64 = 1 << 20;
 
 /// Position of a sample in its index, from 0: the identity that order and augmentation use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,7 +91,7 @@ impl Index {
     ///
     /// # Errors
     /// [`DataError::Missing`], [`DataError::Empty`], a shard that cannot be read, or labels that make no sense:
-    /// negative, beyond the stated classes, or on some samples only.
+    /// negative, beyond the stated classes, or on some samples only. Labels that are all -1 count as none.
     pub async fn open(spec: &DataSpec) -> Result<Self, DataError> {
         let (format, source) = Source::list(&spec.url).await?.select(spec)?;
         let mut files = Vec::new();
@@ -105,10 +107,7 @@ impl Index {
                     .buffered(OPEN_AT_ONCE)
                     .try_collect()
                     .await?;
-                (
-                    rows.concat(),
-                    files.first().and_then(File::classes).unwrap_or_default(),
-                )
+                (rows.concat(), one_list_of_classes(&files)?)
             }
             DataFormat::Tar => {
                 let members: Vec<Vec<Entry>> =
@@ -213,39 +212,45 @@ impl Index {
     }
 }
 
-/// Checks labels against classes, and names classes where nobody did.
+/// Checks labels against classes, and names classes where nobody did. Labels become positions in what is returned.
 fn settle_classes(
     spec: &DataSpec,
     entries: &mut [Entry],
     found: Vec<String>,
 ) -> Result<Vec<String>, DataError> {
-    let labelled = entries.iter().filter(|entry| entry.label.is_some()).count();
-    let mut problems = Vec::new();
+    // Hubs write -1 where a split has no labels.
+    if entries
+        .iter()
+        .all(|entry| entry.label.is_none_or(|label| label == -1))
+    {
+        entries.iter_mut().for_each(|entry| entry.label = None);
+        return match &spec.classes {
+            Some(stated) if !entries.is_empty() => Err(DataError::Labels {
+                url: spec.url.clone(),
+                problems: vec![format!(
+                    "{} classes are stated, but no sample has a label",
+                    stated.len()
+                )],
+            }),
+            _ => Ok(Vec::new()),
+        };
+    }
+    let by_name = spec
+        .classes
+        .as_ref()
+        .is_some_and(|stated| spec_is_by_name(stated, &found));
+    // What the labels count, before any renaming.
+    let counted = match (&spec.classes, found.is_empty()) {
+        (Some(stated), true) => stated.len(),
+        (_, false) => found.len(),
+        (None, true) => {
+            let largest = entries.iter().filter_map(|entry| entry.label).max();
+            largest.map_or(0, |largest| largest.clamp(-1, MOST_CLASSES) + 1) as usize
+        }
+    };
+    let mut problems = out_of_range(entries, counted);
+    problems.extend(without_label(entries));
     let classes = match &spec.classes {
-        Some(stated) if labelled == 0 && !entries.is_empty() => {
-            problems.push(format!(
-                "{} classes are stated, but no sample has a label",
-                stated.len()
-            ));
-            Vec::new()
-        }
-        Some(stated) if !found.is_empty() && spec_is_by_name(stated, &found) => {
-            let position: Vec<Option<i64>> = found
-                .iter()
-                .map(|name| {
-                    stated
-                        .iter()
-                        .position(|wanted| wanted == name)
-                        .map(|at| at as i64)
-                })
-                .collect();
-            for entry in entries.iter_mut() {
-                entry.label = entry
-                    .label
-                    .and_then(|label| *position.get(usize::try_from(label).ok()?)?);
-            }
-            stated.clone()
-        }
         Some(stated) => {
             let unknown: Vec<&str> = found
                 .iter()
@@ -254,70 +259,96 @@ fn settle_classes(
                 .collect();
             if !unknown.is_empty() && stated.len() != found.len() {
                 problems.push(format!(
-                    "folders without a stated class: {}",
+                    "classes that are not among the stated ones: {}",
                     unknown.join(", ")
                 ));
             }
             stated.clone()
         }
-        None if !found.is_empty() => found,
-        None => {
-            let largest = entries
-                .iter()
-                .filter_map(|entry| entry.label)
-                .max()
-                .unwrap_or(-1);
-            (0..=largest.min(1 << 20))
-                .map(|label| label.to_string())
-                .collect()
-        }
+        None if !found.is_empty() => found.clone(),
+        None => (0..counted).map(|label| label.to_string()).collect(),
     };
-    let wrong: Vec<&Entry> = entries
-        .iter()
-        .filter(|entry| {
-            entry
+    if !problems.is_empty() {
+        return Err(DataError::Labels {
+            url: spec.url.clone(),
+            problems,
+        });
+    }
+    if by_name {
+        let position: Vec<Option<i64>> = found
+            .iter()
+            .map(|name| Some(classes.iter().position(|wanted| wanted == name)? as i64))
+            .collect();
+        for entry in entries.iter_mut() {
+            entry.label = entry
                 .label
-                .is_some_and(|label| label < 0 || label as u64 >= classes.len() as u64)
+                .and_then(|label| *position.get(usize::try_from(label).ok()?)?);
+        }
+    }
+    Ok(classes)
+}
+
+/// Labels that are no class, the first few by name.
+fn out_of_range(entries: &[Entry], classes: usize) -> Vec<String> {
+    let wrong: Vec<(&str, i64)> = entries
+        .iter()
+        .filter_map(|entry| Some((entry.name.as_str(), entry.label?)))
+        .filter(|(_, label)| usize::try_from(*label).map_or(true, |label| label >= classes))
+        .collect();
+    let mut problems: Vec<String> = wrong
+        .iter()
+        .take(PROBLEMS_SHOWN)
+        .map(|(name, label)| {
+            format!(
+                "{name} has label {label}, labels are 0 to {}",
+                classes.saturating_sub(1)
+            )
         })
         .collect();
-    for entry in wrong.iter().take(PROBLEMS_SHOWN) {
-        let label = entry.label.unwrap_or_default();
-        problems.push(format!(
-            "{} has label {label}, labels are 0 to {}",
-            entry.name,
-            classes.len().saturating_sub(1)
-        ));
-    }
     if wrong.len() > PROBLEMS_SHOWN {
         problems.push(format!("and {} more", wrong.len() - PROBLEMS_SHOWN));
     }
-    if labelled > 0 && labelled < entries.len() {
-        let without: Vec<&str> = entries
-            .iter()
-            .filter(|entry| entry.label.is_none())
-            .take(3)
-            .map(|entry| entry.name.as_str())
-            .collect();
-        problems.push(format!(
+    problems
+}
+
+/// Samples without a label beside others that have one.
+fn without_label(entries: &[Entry]) -> Option<String> {
+    let without: Vec<&str> = entries
+        .iter()
+        .filter(|entry| entry.label.is_none())
+        .map(|entry| entry.name.as_str())
+        .collect();
+    (!without.is_empty()).then(|| {
+        format!(
             "{} of {} samples have no label, e.g. {}",
-            entries.len() - labelled,
+            without.len(),
             entries.len(),
-            without.join(", ")
-        ));
-    }
-    if problems.is_empty() {
-        Ok(if labelled == 0 { Vec::new() } else { classes })
-    } else {
-        Err(DataError::Labels {
-            url: spec.url.clone(),
-            problems,
-        })
+            without[..without.len().min(3)].join(", ")
+        )
+    })
+}
+
+/// The class names that the files state; every file that names classes must name the same.
+fn one_list_of_classes(files: &[File]) -> Result<Vec<String>, DataError> {
+    let mut all = files
+        .iter()
+        .filter_map(|file| Some((file, file.classes()?)));
+    let Some((_, first)) = all.next() else {
+        return Ok(Vec::new());
+    };
+    match all.find(|(_, other)| *other != first) {
+        None => Ok(first),
+        Some((file, other)) => Err(file.fault(format!(
+            "names other classes than the first file: {} and not {}",
+            other.join(", "),
+            first.join(", ")
+        ))),
     }
 }
 
 /// Whether stated classes reorder the found ones, rather than renaming them.
 fn spec_is_by_name(stated: &[String], found: &[String]) -> bool {
-    found.iter().all(|name| stated.contains(name))
+    !found.is_empty() && found.iter().all(|name| stated.contains(name))
 }
 
 fn digest(source: &Source, entries: &[Entry], classes: &[String]) -> Digest {

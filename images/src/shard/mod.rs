@@ -5,6 +5,7 @@
 //! are until [`Index::read`] asks for them.
 
 mod error; // what can be wrong with a data set
+mod runs; // numbered shards, and which are missing
 mod source; // URL → objects, ranged reads
 mod folder; // one image an object
 mod tar; // WebDataset shards

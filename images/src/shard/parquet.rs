@@ -2,6 +2,7 @@
 //! binary column, and an integer `label` where there is one.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -74,6 +75,8 @@ impl File {
         );
         let columns = Columns::find(&footer, spec)
             .map_err(|reason| DataError::shard(&meta.location, reason))?;
+        plausible(&footer, columns.image, meta.size)
+            .map_err(|reason| DataError::shard(&meta.location, reason))?;
         Ok(Self {
             meta: meta.clone(),
             footer,
@@ -98,6 +101,16 @@ impl File {
                 Some(column) => self.values(source, group, column).await?.integers(),
                 None => Vec::new(),
             };
+            for (column, found) in [
+                (self.columns.path, paths.len()),
+                (self.columns.label, labels.len()),
+            ] {
+                if column.is_some() && found != rows {
+                    return Err(self.fault(format!(
+                        "row group {group} states {rows} rows, but a column of it holds {found}"
+                    )));
+                }
+            }
             for row in 0..rows {
                 let path = paths
                     .get(row)
@@ -154,6 +167,11 @@ impl File {
             .collect()
     }
 
+    /// A fault of this file.
+    pub(super) fn fault(&self, reason: String) -> DataError {
+        DataError::shard(&self.meta.location, reason)
+    }
+
     fn rows(&self, group: usize) -> Result<usize, DataError> {
         usize::try_from(self.footer.row_group(group).num_rows()).map_err(|_| {
             DataError::shard(
@@ -182,9 +200,11 @@ impl File {
             size: self.meta.size,
             bytes,
         };
-        decode(chunk, column, self.rows(group)?, piece).map_err(|error| {
-            DataError::shard(&self.meta.location, format!("row group {group}: {error}"))
-        })
+        let rows = self.rows(group)?;
+        // Broken pages must not take the reader's thread with them, whatever the decoder makes of them.
+        catch_unwind(AssertUnwindSafe(|| decode(chunk, column, rows, piece)))
+            .unwrap_or_else(|_| Err(ParquetError::General("a page is broken".to_owned())))
+            .map_err(|error| self.fault(format!("row group {group}: {error}")))
     }
 }
 
@@ -259,6 +279,27 @@ impl Values {
             Self::Bytes(values) => values.iter().map(|_| None).collect(),
         }
     }
+}
+
+/// Refuses a footer whose counts contradict each other or the file's size, before any of them takes memory: a row takes
+/// at least a byte.
+fn plausible(footer: &ParquetMetaData, image: usize, size: u64) -> Result<(), String> {
+    let mut total = 0u64;
+    for (number, group) in footer.row_groups().iter().enumerate() {
+        let (rows, images) = (group.num_rows(), group.column(image).num_values());
+        if rows != images {
+            return Err(format!(
+                "row group {number} states {rows} rows, but its image column states {images}"
+            ));
+        }
+        total = total.saturating_add(u64::try_from(rows).unwrap_or(u64::MAX));
+    }
+    if total > size {
+        return Err(format!(
+            "its footer states {total} rows, more than its {size} bytes can hold"
+        ));
+    }
+    Ok(())
 }
 
 fn byte_range(group: &RowGroupMetaData, column: usize, size: u64) -> Option<Range<u64>> {

@@ -1,6 +1,7 @@
 //! Bytes of samples: requests of one call are grouped by object, and near ranges are fetched together.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -13,6 +14,11 @@ use super::index::{Index, Place, SampleId};
 const READ_AT_ONCE: usize = 8;
 /// Decoded Parquet row groups kept, in bytes: a block of samples shares a row group.
 const ROW_GROUP_CACHE: usize = 256 << 20;
+
+/// A place in the answer, and where the bytes are in their object.
+type Span = (usize, Range<u64>);
+/// A place in the answer, and what belongs there.
+type Answer = (usize, Result<Bytes, DataError>);
 
 impl Index {
     /// The encoded images of some samples, in the order asked for. One sample's failure does not touch the others.
@@ -27,8 +33,8 @@ impl Index {
                 None => answers[slot] = Some(Err(self.no_sample(id, "is outside the data set"))),
             }
         }
-        let parts: Vec<Vec<(usize, Result<Bytes, DataError>)>> = futures::stream::iter(by_object)
-            .map(|(object, wanted)| self.read_object(object, wanted))
+        let parts: Vec<Vec<Answer>> = futures::stream::iter(by_object)
+            .map(|(object, wanted)| self.read_object(ids, object, wanted))
             .buffer_unordered(READ_AT_ONCE)
             .collect()
             .await;
@@ -48,9 +54,10 @@ impl Index {
 
     async fn read_object(
         &self,
+        ids: &[SampleId],
         object: u32,
         wanted: Vec<(usize, Place)>,
-    ) -> Vec<(usize, Result<Bytes, DataError>)> {
+    ) -> Vec<Answer> {
         let mut spans = Vec::new();
         let mut rows: BTreeMap<u32, Vec<(usize, u32)>> = BTreeMap::new();
         for (slot, place) in wanted {
@@ -59,24 +66,7 @@ impl Index {
                 Place::Row { group, row, .. } => rows.entry(group).or_default().push((slot, row)),
             }
         }
-        let mut answers = Vec::new();
-        if !spans.is_empty() {
-            let key = &self.shared.source.objects[object as usize].location;
-            let ranges: Vec<_> = spans.iter().map(|(_, range)| range.clone()).collect();
-            match self.shared.source.ranges(key, &ranges).await {
-                Ok(found) => answers.extend(
-                    spans
-                        .into_iter()
-                        .map(|(slot, _)| slot)
-                        .zip(found.into_iter().map(Ok)),
-                ),
-                Err(error) => answers.extend(
-                    spans
-                        .into_iter()
-                        .map(|(slot, _)| (slot, Err(error.clone()))),
-                ),
-            }
-        }
+        let mut answers = self.read_spans(ids, object, spans).await;
         for (group, wanted) in rows {
             match self.row_group(object, group).await {
                 Ok(images) => answers.extend(wanted.into_iter().map(|(slot, row)| {
@@ -88,6 +78,55 @@ impl Index {
                         .into_iter()
                         .map(|(slot, _)| (slot, Err(error.clone()))),
                 ),
+            }
+        }
+        answers
+    }
+
+    /// Parts of one object. That it is gone, or shorter than it was, is its samples' fault and not the store's.
+    async fn read_spans(&self, ids: &[SampleId], object: u32, spans: Vec<Span>) -> Vec<Answer> {
+        let source = &self.shared.source;
+        let key = &source.objects[object as usize].location;
+        // Stores refuse to read nothing; the caller says what an empty image is.
+        let (empty, spans): (Vec<Span>, Vec<Span>) =
+            spans.into_iter().partition(|(_, range)| range.is_empty());
+        let mut answers: Vec<Answer> = empty
+            .into_iter()
+            .map(|(slot, _)| (slot, Ok(Bytes::new())))
+            .collect();
+        let error = match source.ranges(key, &ranges(&spans)).await {
+            Ok(found) => {
+                answers.extend(in_place(&spans, found));
+                return answers;
+            }
+            Err(error) => error,
+        };
+        let size = match source.size(key).await {
+            Ok(size) => size,
+            Err(_) => {
+                answers.extend(failed(&spans, &error));
+                return answers;
+            }
+        };
+        let (whole, lost): (Vec<Span>, Vec<Span>) = spans
+            .into_iter()
+            .partition(|(_, range)| size.is_some_and(|size| range.end <= size));
+        let reason = match size {
+            None => "was removed after the data set was listed".to_owned(),
+            Some(size) => {
+                format!("is cut short: its object had more bytes when it was listed, now {size}")
+            }
+        };
+        answers.extend(
+            lost.iter()
+                .map(|(slot, _)| (*slot, Err(self.no_sample(ids[*slot], &reason)))),
+        );
+        if lost.is_empty() {
+            answers.extend(failed(&whole, &error));
+        } else if !whole.is_empty() {
+            match source.ranges(key, &ranges(&whole)).await {
+                Ok(found) => answers.extend(in_place(&whole, found)),
+                Err(error) => answers.extend(failed(&whole, &error)),
             }
         }
         answers
@@ -122,6 +161,23 @@ impl Index {
             reason: reason.to_owned(),
         }
     }
+}
+
+fn ranges(spans: &[Span]) -> Vec<Range<u64>> {
+    spans.iter().map(|(_, range)| range.clone()).collect()
+}
+
+fn in_place(spans: &[Span], found: Vec<Bytes>) -> impl Iterator<Item = Answer> {
+    spans
+        .iter()
+        .zip(found)
+        .map(|((slot, _), bytes)| (*slot, Ok(bytes)))
+}
+
+fn failed(spans: &[Span], error: &DataError) -> impl Iterator<Item = Answer> {
+    spans
+        .iter()
+        .map(move |(slot, _)| (*slot, Err(error.clone())))
 }
 
 type RowGroup = Arc<Vec<Option<Bytes>>>;

@@ -8,9 +8,11 @@ use diptych_common::spec::{DataFormat, DataSpec};
 use diptych_common::store::{self, StoreError};
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{
+    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, coalesce_ranges,
+};
 
-use super::DataError;
+use super::{DataError, runs};
 
 /// The objects of a data set, in order of their keys.
 #[derive(Debug, Clone)]
@@ -20,7 +22,22 @@ pub(super) struct Source {
     root: Path,
     /// Every object that the URL selects.
     pub(super) objects: Vec<ObjectMeta>,
+    selection: Selection,
 }
+
+/// How the URL selects objects.
+#[derive(Debug, Clone)]
+enum Selection {
+    /// It names one.
+    One,
+    /// Everything below a folder.
+    Folder,
+    /// Names below a folder that start and end like this.
+    Pattern { before: String, after: String },
+}
+
+/// Missing shards that an error names.
+const MISSING_SHOWN: usize = 10;
 
 /// File name extensions of images.
 pub(super) const IMAGES: [&str; 3] = ["jpg", "jpeg", "png"];
@@ -35,13 +52,15 @@ impl Source {
         };
         if let Some((before, after)) = last.split_once('*') {
             let (store, root) = store::open(parent)?;
+            let plain = |part: &str| {
+                Path::from_url_path(part).map_or_else(|_| part.to_owned(), |path| path.to_string())
+            };
+            let selection = Selection::Pattern {
+                before: plain(before),
+                after: plain(after),
+            };
             let mut objects = list_below(store.as_ref(), &root).await?;
-            objects.retain(|object| {
-                let name = relative(&root, &object.location);
-                name.len() >= before.len() + after.len()
-                    && name.starts_with(before)
-                    && name.ends_with(after)
-            });
+            objects.retain(|object| selection.takes(&relative(&root, &object.location)));
             return if objects.is_empty() {
                 Err(missing())
             } else {
@@ -49,6 +68,7 @@ impl Source {
                     store,
                     root,
                     objects,
+                    selection,
                 })
             };
         }
@@ -59,6 +79,7 @@ impl Source {
                 store,
                 root,
                 objects: vec![object],
+                selection: Selection::One,
             });
         }
         let objects = list_below(store.as_ref(), &root).await?;
@@ -69,10 +90,12 @@ impl Source {
             store,
             root,
             objects,
+            selection: Selection::Folder,
         })
     }
 
-    /// Keeps the objects of one format, found out from their names where the spec leaves it open.
+    /// Keeps the objects of one format, found out from their names where the spec leaves it open. Refuses a numbered
+    /// run of shards with holes.
     pub(super) fn select(mut self, spec: &DataSpec) -> Result<(DataFormat, Self), DataError> {
         let has = |extensions: &[&str]| {
             self.objects
@@ -100,7 +123,32 @@ impl Source {
                 wanted,
             });
         }
+        if matches!(format, DataFormat::Parquet | DataFormat::Tar) {
+            self.whole(&spec.url)?;
+        }
         Ok((format, self))
+    }
+
+    /// Refuses shards whose numbers prove that others, which the URL selects too, are missing.
+    fn whole(&self, url: &str) -> Result<(), DataError> {
+        let names: Vec<String> = self
+            .objects
+            .iter()
+            .map(|object| self.name(object))
+            .collect();
+        let numbered = matches!(self.selection, Selection::Pattern { .. });
+        let mut missing = runs::missing(&names, numbered);
+        missing.retain(|name| self.selection.takes(name));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let count = missing.len();
+        missing.truncate(MISSING_SHOWN);
+        Err(DataError::MissingShards {
+            url: url.to_owned(),
+            count,
+            names: missing,
+        })
     }
 
     /// A key as people see it: below the data set's folder.
@@ -122,10 +170,43 @@ impl Source {
         key: &Path,
         ranges: &[Range<u64>],
     ) -> Result<Vec<Bytes>, DataError> {
-        self.store
-            .get_ranges(key, ranges)
-            .await
-            .map_err(|error| StoreError::from_store(key, &error).into())
+        let whole = |range: Range<u64>| async move {
+            let wanted = range.end - range.start;
+            let bytes = self.range(key, range).await?;
+            // Stores answer with less, not with an error, where an object ends inside the range.
+            if bytes.len() as u64 == wanted {
+                Ok(bytes)
+            } else {
+                Err(DataError::Store(StoreError::Failed {
+                    key: key.to_string(),
+                    reason: format!("{wanted} bytes were asked for and {} came", bytes.len()),
+                }))
+            }
+        };
+        coalesce_ranges(ranges, whole, OBJECT_STORE_COALESCE_DEFAULT).await
+    }
+
+    /// How large an object is by now; `None` where it is gone.
+    pub(super) async fn size(&self, key: &Path) -> Result<Option<u64>, DataError> {
+        match self.store.head(key).await {
+            Ok(object) => Ok(Some(object.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(StoreError::from_store(key, &error).into()),
+        }
+    }
+}
+
+impl Selection {
+    fn takes(&self, name: &str) -> bool {
+        match self {
+            Self::One => false,
+            Self::Folder => true,
+            Self::Pattern { before, after } => {
+                name.len() >= before.len() + after.len()
+                    && name.starts_with(before)
+                    && name.ends_with(after)
+            }
+        }
     }
 }
 
@@ -141,8 +222,7 @@ async fn list_below(store: &dyn ObjectStore, root: &Path) -> Result<Vec<ObjectMe
 
 /// Object stores know no empty folders, a file system does.
 fn is_empty_folder(url: &str) -> bool {
-    url.strip_prefix("file://")
-        .is_some_and(|path| std::fs::metadata(path).is_ok_and(|found| found.is_dir()))
+    store::local_path(url).is_some_and(|path| path.is_dir())
 }
 
 /// Whether a key ends in one of these extensions, in any case.

@@ -1,38 +1,58 @@
 //! Work done ahead of time, in order: one thread reads, one drives the workers, a bounded queue waits for the consumer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select_biased};
 
 use super::loader::LoadError;
 
 /// Items made ahead of their use. Stops when dropped.
 #[derive(Debug)]
 pub(super) struct Ahead<T> {
-    ready: Receiver<Result<T, LoadError>>,
+    ready: Receiver<Made<T>>,
+    /// The last item, or an error, was taken.
+    ended: AtomicBool,
     stop: Stop,
 }
 
-/// Stops the work from any thread; who waits for it is freed at once.
+/// An item on its way; `Ok(None)` marks the end, so that a thread that died is never taken for it.
+type Made<T> = Result<Option<T>, LoadError>;
+
+/// Stops work from any thread; who waits for it is freed at once. Clones stop together; a [`child`](Self::child) can be
+/// stopped alone, and stops with its parent.
 #[derive(Debug, Clone)]
 pub struct Stop {
     told: Arc<AtomicBool>,
     /// Dropped to wake everyone who waits.
     wake: Arc<Mutex<Option<Sender<()>>>>,
     woken: Receiver<()>,
+    /// The parent's.
+    above: (Arc<AtomicBool>, Receiver<()>),
 }
 
 // === impl Stop ===
 
 impl Stop {
-    fn new() -> Self {
+    /// A handle that nothing above stops.
+    pub fn new() -> Self {
+        Self::below((Arc::default(), never()))
+    }
+
+    /// A handle for a part of the work. Children have no children: theirs would not hear the first parent.
+    pub(super) fn child(&self) -> Self {
+        Self::below((Arc::clone(&self.told), self.woken.clone()))
+    }
+
+    fn below(above: (Arc<AtomicBool>, Receiver<()>)) -> Self {
         let (wake, woken) = bounded(0);
         Self {
             told: Arc::default(),
             wake: Arc::new(Mutex::new(Some(wake))),
             woken,
+            above,
         }
     }
 
@@ -47,7 +67,34 @@ impl Stop {
 
     /// Whether it was stopped.
     pub fn is_stopped(&self) -> bool {
-        self.told.load(Ordering::Acquire)
+        self.told.load(Ordering::Acquire) || self.above.0.load(Ordering::Acquire)
+    }
+
+    /// Waits for an answer.
+    ///
+    /// # Errors
+    /// [`LoadError::Aborted`] once stopped; [`LoadError::Panicked`] where whoever was to answer is gone.
+    pub(super) fn wait<T>(&self, what: &str, answer: &Receiver<T>) -> Result<T, LoadError> {
+        select_biased! {
+            recv(self.woken) -> _ => Err(LoadError::Aborted),
+            recv(self.above.1) -> _ => Err(LoadError::Aborted),
+            recv(answer) -> item => item.map_err(|_| LoadError::Panicked { what: what.to_owned() }),
+        }
+    }
+
+    /// Whether an item was taken before the stop.
+    fn give<T>(&self, to: &Sender<T>, item: T) -> bool {
+        select_biased! {
+            recv(self.woken) -> _ => false,
+            recv(self.above.1) -> _ => false,
+            send(to, item) -> sent => sent.is_ok(),
+        }
+    }
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -55,9 +102,9 @@ impl Stop {
 
 impl<T: Send + 'static> Ahead<T> {
     /// Reads each plan on one thread and works on what was read on another, up to `ahead` items before their use. The
-    /// first error ends both.
+    /// first error, or panic, ends both. A stop of `above` stops it.
     pub(super) fn start<P, R>(
-        name: &str,
+        (name, above): (&str, &Stop),
         ahead: usize,
         plans: impl Iterator<Item = P> + Send + 'static,
         mut read: impl FnMut(P) -> Result<R, LoadError> + Send + 'static,
@@ -67,34 +114,43 @@ impl<T: Send + 'static> Ahead<T> {
         P: Send + 'static,
         R: Send + 'static,
     {
-        let stop = Stop::new();
-        let (give_read, take_read) = bounded::<Result<R, LoadError>>(1);
-        let (give_ready, ready) = bounded(ahead.max(1));
+        let stop = above.child();
+        let (give_read, take_read) = bounded::<Made<R>>(1);
+        let (give_ready, ready) = bounded::<Made<T>>(ahead.max(1));
         let reading = stop.clone();
         spawn(format!("{name}-read"), move || {
             for plan in plans {
-                let result = if reading.is_stopped() {
+                if reading.is_stopped() {
                     return;
-                } else {
-                    read(plan)
-                };
+                }
+                let result = guarded("the thread that reads data", || read(plan).map(Some));
                 let failed = result.is_err();
                 if !reading.give(&give_read, result) || failed {
                     return;
                 }
             }
+            reading.give(&give_read, Ok(None));
         })?;
         let working = stop.clone();
         spawn(format!("{name}-work"), move || {
             while let Ok(result) = take_read.recv() {
-                let result = result.and_then(|read| work(read, &working));
-                let failed = result.is_err();
-                if !working.give(&give_ready, result) || failed {
+                let made = result.and_then(|read| match read {
+                    None => Ok(None),
+                    Some(read) => guarded("the thread that decodes images", || {
+                        work(read, &working).map(Some)
+                    }),
+                });
+                let last = !matches!(made, Ok(Some(_)));
+                if !working.give(&give_ready, made) || last {
                     return;
                 }
             }
         })?;
-        Ok(Self { ready, stop })
+        Ok(Self {
+            ready,
+            ended: AtomicBool::new(false),
+            stop,
+        })
     }
 
     /// The next item; `None` after the last.
@@ -102,15 +158,14 @@ impl<T: Send + 'static> Ahead<T> {
     /// # Errors
     /// What went wrong with it, or [`LoadError::Aborted`].
     pub(super) fn next(&self) -> Result<Option<T>, LoadError> {
-        select_biased! {
-            recv(self.stop.woken) -> _ => Err(LoadError::Aborted),
-            recv(self.ready) -> item => item.ok().transpose(),
+        if self.ended.load(Ordering::Relaxed) && !self.stop.is_stopped() {
+            return Ok(None);
         }
-    }
-
-    /// A handle that stops it.
-    pub(super) fn stop(&self) -> Stop {
-        self.stop.clone()
+        let made = self.stop.wait("a thread of the loader", &self.ready)?;
+        if !matches!(made, Ok(Some(_))) {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        made
     }
 }
 
@@ -120,14 +175,13 @@ impl<T> Drop for Ahead<T> {
     }
 }
 
-impl Stop {
-    /// Whether an item was taken before the stop.
-    fn give<T>(&self, to: &Sender<T>, item: T) -> bool {
-        select_biased! {
-            recv(self.woken) -> _ => false,
-            send(to, item) -> sent => sent.is_ok(),
-        }
-    }
+/// A panic is an error like others: it must not look like the end of the data.
+fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(LoadError::Panicked {
+            what: what.to_owned(),
+        })
+    })
 }
 
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<(), LoadError> {
@@ -145,7 +199,8 @@ mod tests {
     use super::*;
 
     fn numbers(count: u64) -> Ahead<u64> {
-        Ahead::start("test", 2, 0..count, Ok, |n, _| Ok(n * n)).expect("threads start")
+        Ahead::start(("test", &Stop::new()), 2, 0..count, Ok, |n, _| Ok(n * n))
+            .expect("threads start")
     }
 
     #[test]
@@ -168,7 +223,8 @@ mod tests {
                 Ok(n)
             }
         };
-        let ahead = Ahead::start("test", 2, 0..9u64, fail, |n, _| Ok(n)).expect("threads start");
+        let ahead = Ahead::start(("test", &Stop::new()), 2, 0..9u64, fail, |n, _| Ok(n))
+            .expect("threads start");
         assert_eq!((ahead.next(), ahead.next()), (Ok(Some(0)), Ok(Some(1))));
         assert_eq!(
             ahead.next(),
@@ -180,14 +236,34 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_an_error_and_not_the_end() {
+        let read = |n: u64| if n == 1 { panic!("reading") } else { Ok(n) };
+        let work = |n: u64, _: &Stop| if n == 1 { panic!("working") } else { Ok(n) };
+        let stop = Stop::new();
+        for ahead in [
+            Ahead::start(("test", &stop), 2, 0..9u64, read, |n, _| Ok(n)),
+            Ahead::start(("test", &stop), 2, 0..9u64, Ok, work),
+        ] {
+            let ahead = ahead.expect("threads start");
+            assert_eq!(ahead.next(), Ok(Some(0)));
+            assert!(matches!(ahead.next(), Err(LoadError::Panicked { .. })));
+        }
+        let plans = (0..9u64).inspect(|&n| assert!(n < 1, "planning"));
+        let ahead =
+            Ahead::start(("test", &stop), 2, plans, Ok, |n, _| Ok(n)).expect("threads start");
+        assert_eq!(ahead.next(), Ok(Some(0)));
+        assert!(matches!(ahead.next(), Err(LoadError::Panicked { .. })));
+    }
+
+    #[test]
     fn a_stop_frees_who_waits() {
         let (_held, block) = bounded::<()>(0);
         let work = move |n: u64, _: &Stop| {
             let _ = block.recv();
             Ok(n)
         };
-        let ahead = Ahead::start("test", 1, 0.., Ok, work).expect("threads start");
-        let stop = ahead.stop();
+        let stop = Stop::new();
+        let ahead = Ahead::start(("test", &stop), 1, 0.., Ok, work).expect("threads start");
         let waiter = thread::spawn(move || ahead.next());
         stop.stop();
         assert_eq!(

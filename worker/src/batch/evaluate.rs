@@ -1,7 +1,8 @@
 //! Every sample once, not augmented: for evaluation, and for features of the training data.
 
+use diptych_common::checkpoint::Preprocessing;
 use diptych_common::ids::Rank;
-use diptych_images::augment::{Scratch, evaluation};
+use diptych_images::augment::{Scratch, evaluation, preprocessing};
 use diptych_images::shard::SampleId;
 use rayon::prelude::*;
 use tch::Tensor;
@@ -68,13 +69,22 @@ impl EvalLoader {
             let fetched = reader.fetch(&samples)?;
             Ok(samples.into_iter().zip(fetched).collect::<Vec<_>>())
         };
+        let above = source.stop().clone();
         let (source, pool) = (source.clone(), pool(options.threads)?);
         let bad = BadImages::new(source.len(), options.max_bad_images);
         let work = move |samples: Vec<(SampleId, Fetched)>, stop: &Stop| {
-            pool.install(|| make(&source, &bad, options.image_size as usize, samples, stop))
+            pool.install(|| {
+                make(
+                    &source,
+                    &bad,
+                    preprocessing(options.image_size),
+                    samples,
+                    stop,
+                )
+            })
         };
         Ok(Self {
-            ahead: Ahead::start("evaluate", options.ahead, plans, read, work)?,
+            ahead: Ahead::start(("evaluate", &above), options.ahead, plans, read, work)?,
         })
     }
 
@@ -84,11 +94,6 @@ impl EvalLoader {
     /// As [`Loader::next_step`](super::Loader::next_step).
     pub fn next_batch(&self) -> Result<Option<EvalBatch>, LoadError> {
         self.ahead.next()
-    }
-
-    /// A handle that stops it from any thread.
-    pub fn stop_handle(&self) -> Stop {
-        self.ahead.stop()
     }
 }
 
@@ -102,7 +107,7 @@ fn share(samples: u64, rank: u32, world: u32) -> std::ops::Range<u64> {
 fn make(
     source: &Source,
     bad: &BadImages,
-    side: usize,
+    stated: Preprocessing,
     samples: Vec<(SampleId, Fetched)>,
     stop: &Stop,
 ) -> Result<EvalBatch, LoadError> {
@@ -123,11 +128,11 @@ fn make(
             Err(reason) => left_out.extend(bad.note(source, sample, reason)?),
         }
     }
-    let mut pixels = Pixels::new(good.len(), side);
+    let mut pixels = Pixels::new(good.len(), stated.image_size as usize);
     let rows: Vec<_> = pixels.rows_mut().zip(&good).collect();
     rows.into_par_iter()
         .for_each_init(Scratch::default, |scratch, (row, (_, image))| {
-            evaluation(image, side, scratch, row);
+            evaluation(image, stated, scratch, row);
         });
     let samples: Vec<SampleId> = good.iter().map(|(sample, _)| *sample).collect();
     let known: Vec<Option<u32>> = samples

@@ -37,6 +37,18 @@ pub enum LabelError {
         /// The first of them.
         names: Vec<String>,
     },
+    /// The list names what several samples are called.
+    #[error(
+        "{url} names {name}, which {count} samples of the training data are called: give them names of their own"
+    )]
+    Ambiguous {
+        /// The list.
+        url: String,
+        /// The first such name.
+        name: String,
+        /// How many samples have it.
+        count: u64,
+    },
     /// The list is empty.
     #[error("{url} names no samples; write one name a line")]
     EmptyList {
@@ -133,31 +145,34 @@ fn take(classes: &[Vec<u64>], seed: u64, count: impl Fn(&[u64]) -> usize) -> Vec
     chosen
 }
 
-/// The samples that a list names, by their whole names or, where that is unique, by the last part of them.
+/// The samples that a list names, by their whole names or by the last part of them; a name must mean one sample.
 fn by_name<'a>(
     names: impl Iterator<Item = &'a str>,
     list: &str,
     url: &str,
 ) -> Result<Vec<u64>, LabelError> {
-    let mut whole = HashMap::new();
-    let mut last: HashMap<&str, Option<u64>> = HashMap::new();
-    for (sample, name) in names.enumerate() {
-        let sample = sample as u64;
-        whole.insert(name, sample);
+    // The last sample of each name, and how many have it.
+    let mut whole: HashMap<&str, (u64, u64)> = HashMap::new();
+    let mut last: HashMap<&str, (u64, u64)> = HashMap::new();
+    for (sample, name) in (0..).zip(names) {
         let end = name.rsplit('/').next().unwrap_or(name);
-        last.entry(end)
-            .and_modify(|found| *found = None)
-            .or_insert(Some(sample));
+        for (all, name) in [(&mut whole, name), (&mut last, end)] {
+            let (at, count) = all.entry(name).or_default();
+            (*at, *count) = (sample, *count + 1);
+        }
     }
     let mut chosen = Vec::new();
     let mut unknown = Vec::new();
     for name in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        match whole
-            .get(name)
-            .copied()
-            .or_else(|| last.get(name).copied().flatten())
-        {
-            Some(sample) => chosen.push(sample),
+        match whole.get(name).or_else(|| last.get(name)) {
+            Some(&(sample, 1)) => chosen.push(sample),
+            Some(&(_, count)) => {
+                return Err(LabelError::Ambiguous {
+                    url: url.to_owned(),
+                    name: name.to_owned(),
+                    count,
+                });
+            }
             None => unknown.push(name.to_owned()),
         }
     }
@@ -250,14 +265,26 @@ mod tests {
                 url: "file:///list".to_owned()
             })
         );
-        // `2.png` alone could be either.
         assert_eq!(
-            read("2.png\nc.png"),
+            read("d.png\nc.png"),
             Err(LabelError::UnknownNames {
                 url: "file:///list".to_owned(),
                 count: 2,
-                names: vec!["2.png".to_owned(), "c.png".to_owned()],
+                names: vec!["d.png".to_owned(), "c.png".to_owned()],
             })
         );
+        let ambiguous = |name: &str, count| {
+            Err(LabelError::Ambiguous {
+                url: "file:///list".to_owned(),
+                name: name.to_owned(),
+                count,
+            })
+        };
+        // `2.png` alone could be either.
+        assert_eq!(read("2.png"), ambiguous("2.png", 2));
+        let twice = ["a", "b", "a", "a"];
+        let read = |list: &str| by_name(twice.into_iter(), list, "file:///list");
+        assert_eq!(read("b"), Ok(vec![1]));
+        assert_eq!(read("b\na"), ambiguous("a", 3));
     }
 }

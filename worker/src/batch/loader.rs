@@ -75,7 +75,7 @@ pub enum LoadError {
         examples.join("; ")
     )]
     TooManyBad {
-        /// Bad images found on this rank.
+        /// Bad images found.
         bad: u64,
         /// Samples in use.
         samples: u64,
@@ -89,6 +89,12 @@ pub enum LoadError {
     Threads {
         /// What the system said.
         reason: String,
+    },
+    /// A thread or task of the loader died.
+    #[error("bug: {what} panicked; see this rank's log")]
+    Panicked {
+        /// Which.
+        what: String,
     },
     /// The attempt ended.
     #[error("the loader was stopped")]
@@ -147,6 +153,7 @@ impl LoadError {
             | Self::Labels(_)
             | Self::Order(_)
             | Self::Layout(_)
+            | Self::Panicked { .. }
             | Self::TooManyBad { .. } => false,
         }
     }
@@ -214,7 +221,7 @@ impl Loader {
             maker.step(step, slots.into_iter().zip(fetched).collect(), stop)
         };
         Ok(Self {
-            ahead: Ahead::start("loader", ahead, steps, read, work)?,
+            ahead: Ahead::start(("loader", source.stop()), ahead, steps, read, work)?,
         })
     }
 
@@ -224,11 +231,6 @@ impl Loader {
     /// [`LoadError::Aborted`] once stopped; otherwise what went wrong, after which there are no more steps.
     pub fn next_step(&self) -> Result<Option<RankBatch>, LoadError> {
         self.ahead.next()
-    }
-
-    /// A handle that stops the loader from any thread.
-    pub fn stop_handle(&self) -> Stop {
-        self.ahead.stop()
     }
 }
 

@@ -21,4 +21,5 @@ pub use labels::LabelError;
 pub use layout::{Layout, LayoutError, Row};
 pub use loader::{LoadError, Loader, LoaderOptions, RankBatch};
 pub use order::{Order, OrderError, Shortage, Stream};
-pub use source::{BadImage, Source};
+pub(crate) use source::BAD_SHOWN;
+pub use source::{BadImage, Source, most_bad};

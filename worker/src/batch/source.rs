@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use bytes::Bytes;
+use diptych_common::digest::Digest;
 use diptych_common::spec::DataSpec;
 use diptych_images::decode::{Image, decode};
 use diptych_images::shard::{DataError, Index, SampleId};
 use tokio::runtime::Runtime;
 
+use super::ahead::Stop;
 use super::loader::LoadError;
 
 /// Decoded images kept in memory, in bytes: small data is decoded once.
@@ -18,7 +20,7 @@ const DECODED_BYTES: u64 = 256 << 20;
 /// Threads that wait for object stores.
 const READ_THREADS: usize = 2;
 /// Bad images that an error names.
-const BAD_SHOWN: usize = 5;
+pub(crate) const BAD_SHOWN: usize = 5;
 
 /// Samples of a data set that a phase uses, all or some. Cheap to clone; clones share what is kept in memory.
 ///
@@ -65,6 +67,8 @@ struct Shared {
     index: Index,
     /// Taken when the last clone goes.
     runtime: Option<Runtime>,
+    /// Frees who waits for the store, and stops every loader of this data.
+    stop: Stop,
     decoded: Vec<OnceLock<Arc<Image>>>,
     decoded_bytes: AtomicU64,
 }
@@ -72,11 +76,12 @@ struct Shared {
 // === impl Source ===
 
 impl Source {
-    /// Opens a data set: names and labels are read, images are not.
+    /// Opens a data set: names and labels are read, images are not. `stop` frees this call, and later ones, and every
+    /// loader of this data.
     ///
     /// # Errors
-    /// As [`Index::open`].
-    pub fn open(spec: &DataSpec) -> Result<Self, LoadError> {
+    /// As [`Index::open`]; [`LoadError::Aborted`] once stopped.
+    pub fn open(spec: &DataSpec, stop: &Stop) -> Result<Self, LoadError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(READ_THREADS)
             .thread_name("diptych-read")
@@ -85,15 +90,28 @@ impl Source {
             .map_err(|error| LoadError::Threads {
                 reason: error.to_string(),
             })?;
-        // A thread of its own: the caller's may belong to another runtime.
-        let index =
-            thread::scope(|scope| scope.spawn(|| runtime.block_on(Index::open(spec))).join())
-                .map_err(|_| LoadError::Aborted)??;
+        // A thread of its own: the caller's may belong to another runtime, and must be free to leave.
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let spec = spec.clone();
+        let open = move || {
+            let opened = runtime.block_on(Index::open(&spec));
+            // Nobody waits any more when the attempt was aborted.
+            drop(answer.send((runtime, opened)));
+        };
+        thread::Builder::new()
+            .name("diptych-index".to_owned())
+            .spawn(open)
+            .map_err(|error| LoadError::Threads {
+                reason: error.to_string(),
+            })?;
+        let (runtime, opened) = stop.wait("the thread that opens data", &answered)?;
+        let index = opened?;
         let decoded = (0..index.len()).map(|_| OnceLock::new()).collect();
         Ok(Self {
             shared: Arc::new(Shared {
                 index,
                 runtime: Some(runtime),
+                stop: stop.clone(),
                 decoded,
                 decoded_bytes: AtomicU64::new(0),
             }),
@@ -123,6 +141,20 @@ impl Source {
     /// The whole data set.
     pub fn index(&self) -> &Index {
         &self.shared.index
+    }
+
+    /// The samples of the subset, as a digest; `None` where all are used.
+    pub fn chosen(&self) -> Option<Digest> {
+        let mut hasher = blake3::Hasher::new();
+        for sample in self.subset.as_ref()?.iter() {
+            hasher.update(&sample.get().to_le_bytes());
+        }
+        Some(Digest::new(hasher.finalize().into()))
+    }
+
+    /// What stops every loader of this data.
+    pub(super) fn stop(&self) -> &Stop {
+        &self.shared.stop
     }
 
     /// Samples of this source.
@@ -219,21 +251,22 @@ impl Source {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, LoadError> {
         let runtime = self.shared.runtime.as_ref().expect("taken only on drop");
-        wait(runtime, work).ok_or(LoadError::Aborted)
+        wait(runtime, &self.shared.stop, work)
     }
 }
 
 /// Waits for a task without entering its runtime, which a thread of another runtime may not do.
 fn wait<T: Send + 'static>(
     runtime: &Runtime,
+    stop: &Stop,
     work: impl Future<Output = T> + Send + 'static,
-) -> Option<T> {
-    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+) -> Result<T, LoadError> {
+    let (answer, answered) = crossbeam_channel::bounded(1);
     runtime.spawn(async move {
         // Nobody waits any more when the loader was aborted.
         let _ = answer.send(work.await);
     });
-    answered.recv().ok()
+    stop.wait("a task that reads data", &answered)
 }
 
 impl Drop for Shared {
@@ -244,15 +277,20 @@ impl Drop for Shared {
     }
 }
 
+/// How many of `samples` images may be bad.
+pub fn most_bad(samples: u64, share: f64) -> u64 {
+    (samples as f64 * share.clamp(0.0, 1.0)).floor() as u64
+}
+
 // === impl BadImages ===
 
 impl BadImages {
-    /// Allows a share of `samples` samples to be bad.
+    /// Allows a share of `samples` samples to be bad. One rank's own are a lower bound: the loop adds up all ranks'.
     pub(super) fn new(samples: u64, share: f64) -> Self {
         Self {
             found: Mutex::default(),
             samples,
-            most: (samples as f64 * share.clamp(0.0, 1.0)).floor() as u64,
+            most: most_bad(samples, share),
         }
     }
 

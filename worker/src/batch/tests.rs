@@ -10,7 +10,7 @@ use diptych_images::shard::SampleId;
 
 use super::{
     EvalLoader, EvalOptions, Layout, LoadError, Loader, LoaderOptions, OrderError, Shortage,
-    Source, Stream,
+    Source, Stop, Stream,
 };
 
 const IMAGES: usize = 30;
@@ -116,7 +116,7 @@ fn load(source: &Source, world: u32, options: &LoaderOptions) -> (Rows, Vec<Stri
 fn any_gang_loads_the_same_rows() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let spec = write(folder.path(), &[4, 5]);
-    let open = || Source::open(&spec).expect("the data opens");
+    let open = || Source::open(&spec, &Stop::new()).expect("the data opens");
     let (alone, bad) = load(&open(), 1, &options(0..4));
     assert_eq!(alone.len(), 4 * 2 * 24);
     assert_eq!(bad, ["class-1/04.png", "class-2/05.png"]);
@@ -145,7 +145,7 @@ fn any_gang_loads_the_same_rows() {
 #[test]
 fn a_loader_enters_at_any_step() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let source = Source::open(&write(folder.path(), &[])).expect("the data opens");
+    let source = Source::open(&write(folder.path(), &[]), &Stop::new()).expect("the data opens");
     let (whole, _) = load(&source, 2, &options(0..6));
     let (resumed, _) = load(&source, 3, &options(4..6));
     assert!(resumed.iter().all(|(key, row)| whole.get(key) == Some(row)));
@@ -155,7 +155,7 @@ fn a_loader_enters_at_any_step() {
 #[test]
 fn the_two_views_and_the_labels_belong_to_one_image() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let source = Source::open(&write(folder.path(), &[])).expect("the data opens");
+    let source = Source::open(&write(folder.path(), &[]), &Stop::new()).expect("the data opens");
     let (rows, _) = load(&source, 1, &options(0..2));
     for ((step, view, position), (sample, label, pixels)) in &rows {
         let (partner, _, other) = &rows[&(*step, 1 - view, *position)];
@@ -168,7 +168,8 @@ fn the_two_views_and_the_labels_belong_to_one_image() {
 #[test]
 fn too_many_bad_images_are_an_error_that_names_them() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let source = Source::open(&write(folder.path(), &[0, 1, 2, 3])).expect("the data opens");
+    let source =
+        Source::open(&write(folder.path(), &[0, 1, 2, 3]), &Stop::new()).expect("the data opens");
     let layout = Layout::new(24, 8, 2, 1).expect("a legal layout");
     let loader =
         Loader::start(&source, layout, Rank::new(0), options(0..4)).expect("the loader starts");
@@ -196,7 +197,7 @@ fn too_many_bad_images_are_an_error_that_names_them() {
 #[test]
 fn few_images_are_refused_or_wrap() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let source = Source::open(&write(folder.path(), &[])).expect("the data opens");
+    let source = Source::open(&write(folder.path(), &[]), &Stop::new()).expect("the data opens");
     let few = source
         .labelled(&Labels::PerClass { count: 2, seed: 0 })
         .expect("enough labels");
@@ -233,18 +234,31 @@ fn few_images_are_refused_or_wrap() {
 #[test]
 fn a_stopped_loader_frees_who_waits() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let source = Source::open(&write(folder.path(), &[])).expect("the data opens");
+    let stop = Stop::new();
+    let spec = write(folder.path(), &[]);
+    let source = Source::open(&spec, &stop).expect("the data opens");
     let layout = Layout::new(24, 8, 2, 1).expect("a legal layout");
     let loader = Loader::start(&source, layout, Rank::new(0), options(0..u64::MAX))
         .expect("the loader starts");
-    loader.stop_handle().stop();
+    let reading = EvalOptions {
+        image_size: 8,
+        batch: 4,
+        max_bad_images: 0.1,
+        threads: 1,
+        ahead: 1,
+    };
+    let evaluation =
+        EvalLoader::start(&source, Rank::new(0), 1, reading).expect("the loader starts");
+    stop.stop();
     assert_eq!(loader.next_step().err(), Some(LoadError::Aborted));
+    assert_eq!(evaluation.next_batch().err(), Some(LoadError::Aborted));
+    assert_eq!(Source::open(&spec, &stop).err(), Some(LoadError::Aborted));
 }
 
 #[test]
 fn evaluation_takes_every_good_image_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let source = Source::open(&write(folder.path(), &[7])).expect("the data opens");
+    let source = Source::open(&write(folder.path(), &[7]), &Stop::new()).expect("the data opens");
     let options = EvalOptions {
         image_size: 8,
         batch: 4,

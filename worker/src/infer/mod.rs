@@ -35,6 +35,9 @@ pub struct EmbedArgs {
     /// Where the features go: a `.safetensors`, `.csv` or `.json` file.
     #[arg(long)]
     pub out: PathBuf,
+    /// How to print what was written.
+    #[arg(short, long, value_enum, default_value_t = output::Form::Table)]
+    pub output: output::Form,
     /// Image files, or one URL of a data set.
     #[arg(required = true)]
     pub images: Vec<String>,
@@ -49,10 +52,11 @@ pub fn predict(args: &PredictArgs) -> anyhow::Result<()> {
     let classes = network.classes()?.to_vec();
     let mut bad = 0;
     let mut answers = Vec::new();
-    for batch in pictures::read(&args.images)?.chunks(network::BATCH) {
+    pictures::each_batch(&args.images, network::BATCH, |batch| {
         let (names, images) = good(batch, &mut bad);
         answers.extend(names.into_iter().zip(network.predict(&images, args.top)?));
-    }
+        Ok(())
+    })?;
     output::print_classes(&answers, &classes, args.output)?;
     none_bad(bad)
 }
@@ -65,18 +69,15 @@ pub fn embed(args: &EmbedArgs) -> anyhow::Result<()> {
     let form = output::FeatureForm::of(&args.out)?;
     let network = Network::open(&args.model)?;
     let (mut bad, mut names, mut rows) = (0, Vec::new(), Vec::new());
-    for batch in pictures::read(&args.images)?.chunks(network::BATCH) {
+    pictures::each_batch(&args.images, network::BATCH, |batch| {
         let (batch_names, images) = good(batch, &mut bad);
         rows.extend(network.features(&images)?);
         names.extend(batch_names);
-    }
+        Ok(())
+    })?;
     output::write_features(&args.out, form, &names, &rows)?;
-    println!(
-        "{} images, {} features each: {}",
-        names.len(),
-        rows.first().map_or(0, Vec::len),
-        args.out.display()
-    );
+    let width = rows.first().map_or(0, Vec::len);
+    output::print_written(&args.out, (names.len(), width), args.output)?;
     none_bad(bad)
 }
 
@@ -107,4 +108,34 @@ fn none_bad(bad: usize) -> anyhow::Result<()> {
         "{bad} images could not be read; they are named above"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        embed: EmbedArgs,
+    }
+
+    #[test]
+    fn embed_takes_the_form_that_the_command_line_passes_on() {
+        let line = [
+            "embed",
+            "--model",
+            "m.safetensors",
+            "--out",
+            "f.csv",
+            "a.png",
+            "-o",
+            "json",
+        ];
+        let line = Line::try_parse_from(line).unwrap();
+        assert_eq!(line.embed.output, output::Form::Json);
+        assert_eq!(line.embed.images, ["a.png"]);
+    }
 }

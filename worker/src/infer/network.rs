@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use diptych_common::checkpoint::NetworkDescription;
+use diptych_common::checkpoint::{NetworkDescription, Preprocessing};
 use diptych_common::spec::Precision;
+use diptych_common::store::file_url;
 use diptych_images::augment::{Scratch, evaluation};
 use diptych_images::decode::Image;
 use tch::{Kind, Tensor, no_grad};
@@ -23,7 +24,7 @@ pub const BATCH: usize = 64;
 pub struct Network {
     model: Model,
     classes: Vec<String>,
-    image_size: usize,
+    preprocessing: Preprocessing,
 }
 
 impl Network {
@@ -38,7 +39,7 @@ impl Network {
             let path = Path::new(place)
                 .canonicalize()
                 .with_context(|| format!("open {place}"))?;
-            format!("file://{}", path.display())
+            file_url(&path)?
         };
         let (imported, tensors) = load::import(&url)?;
         let Some(info) = imported.info else {
@@ -54,7 +55,7 @@ impl Network {
         Ok(Self {
             model,
             classes,
-            image_size: info.preprocessing.image_size as usize,
+            preprocessing: info.preprocessing,
         })
     }
 
@@ -120,12 +121,13 @@ impl Network {
             return Ok(None);
         }
         let mut scratch = Scratch::default();
-        let view = 3 * self.image_size * self.image_size;
+        let side = self.preprocessing.image_size as usize;
+        let view = 3 * side * side;
         let mut pixels = vec![0.0; view * images.len()];
         for (image, out) in images.iter().zip(pixels.chunks_exact_mut(view)) {
-            evaluation(image, self.image_size, &mut scratch, out);
+            evaluation(image, self.preprocessing, &mut scratch, out);
         }
-        let side = self.image_size as i64;
+        let side = side as i64;
         let pixels = Tensor::f_from_slice(&pixels)?.f_view([images.len() as i64, 3, side, side])?;
         let pixels = self.model.compute().place(&pixels)?;
         Ok(Some(no_grad(|| self.model.forward(&pixels, Mode::Eval))?))

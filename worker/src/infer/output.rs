@@ -83,6 +83,29 @@ pub fn print_classes(answers: &[Classified], classes: &[String], form: Form) -> 
     Ok(())
 }
 
+/// Prints what [`write_features`] wrote: how many images, and how many features each.
+///
+/// # Errors
+/// Where JSON cannot be written.
+pub fn print_written(
+    path: &Path,
+    (images, features): (usize, usize),
+    form: Form,
+) -> anyhow::Result<()> {
+    match form {
+        Form::Table => println!(
+            "{images} images, {features} features each: {}",
+            path.display()
+        ),
+        Form::Json => {
+            let written =
+                serde_json::json!({ "images": images, "features": features, "out": path });
+            println!("{}", serde_json::to_string_pretty(&written)?);
+        }
+    }
+    Ok(())
+}
+
 /// Writes features to a file.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use super::stream::Batches;
 use super::task::{EvalData, Task, Values};
 use super::{Learner, PhaseError};
 use crate::backward::{MicroBatch, Term, supervised_step};
+use crate::batch::BadImage;
 use crate::collective::Gang;
 use crate::device::StepError;
 use crate::encode::Mode;
@@ -47,11 +48,13 @@ impl Distill {
 }
 
 impl Task for Distill {
-    fn fetch(&mut self) -> Result<(), PhaseError> {
-        if let Some((stream, rows)) = &mut self.labelled {
-            *rows = stream.next()?.rows;
-        }
-        Ok(())
+    fn fetch(&mut self) -> Result<Vec<BadImage>, PhaseError> {
+        let Some((stream, rows)) = &mut self.labelled else {
+            return Ok(Vec::new());
+        };
+        let next = stream.next()?;
+        *rows = next.rows;
+        Ok(next.bad)
     }
 
     fn step(

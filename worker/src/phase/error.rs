@@ -116,7 +116,7 @@ impl From<LoadError> for PhaseError {
         let text = error.to_string();
         match error {
             LoadError::Aborted => Self::Aborted(text),
-            LoadError::Threads { .. } => Self::Internal(text),
+            LoadError::Threads { .. } | LoadError::Panicked { .. } => Self::Internal(text),
             LoadError::Layout(_) | LoadError::Order(_) => Self::Refused(text),
             error if error.is_transient() => Self::Storage(text),
             LoadError::Data(_) | LoadError::Labels(_) | LoadError::TooManyBad { .. } => {

@@ -5,9 +5,10 @@ use diptych_common::spec::Knn;
 use tch::{Kind, Tensor, no_grad};
 
 use super::PhaseError;
+use super::bad::{self, Notices};
 use super::knn::{self, Neighbours};
 use super::tally::Tally;
-use crate::batch::{EvalLoader, EvalOptions, Source};
+use crate::batch::{BadImage, EvalLoader, EvalOptions, Source};
 use crate::collective::{Collective, Gang};
 use crate::encode::Mode;
 use crate::project::{Model, Outputs};
@@ -16,7 +17,7 @@ use crate::project::{Model, Outputs};
 const BATCH: usize = 128;
 
 /// How evaluation images are read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Reading {
     /// Side of the images in pixels.
     pub image_size: u32,
@@ -24,6 +25,8 @@ pub struct Reading {
     pub max_bad_images: f64,
     /// Threads that decode.
     pub threads: usize,
+    /// Where unreadable images are named.
+    pub notices: Notices,
 }
 
 /// Top-1 and top-5 accuracy of the classifier on `data`, over all ranks.
@@ -33,17 +36,20 @@ pub struct Reading {
 pub fn accuracy(
     model: &Model,
     data: &Source,
-    reading: Reading,
+    reading: &Reading,
     gang: &Gang,
 ) -> Result<Tally, PhaseError> {
     let mut tally = Tally::default();
-    each_batch(model, data, reading, gang, |outputs, labels| {
+    let left_out = each_batch(model, data, reading, gang, |outputs, labels| {
         if let Some(logits) = outputs.logits {
             tally.add(&logits, &labels)?;
         }
         Ok(())
     })?;
-    tally.over_ranks(&*gang.statistics)
+    tally.bad = left_out.len() as f64;
+    let tally = tally.over_ranks(&*gang.statistics)?;
+    bad::within(data, tally.bad as u64, &left_out, reading.max_bad_images)?;
+    Ok(tally)
 }
 
 /// Top-1 accuracy on `data` of a vote of its nearest neighbours in `bank`, by encoder features.
@@ -54,7 +60,7 @@ pub fn nearest_neighbours(
     model: &Model,
     (bank, data): (&Source, &Source),
     knn: Knn,
-    reading: Reading,
+    reading: &Reading,
     gang: &Gang,
 ) -> Result<f64, PhaseError> {
     let channel = &*gang.statistics;
@@ -94,7 +100,7 @@ pub fn nearest_neighbours(
 fn features(
     model: &Model,
     data: &Source,
-    reading: Reading,
+    reading: &Reading,
     gang: &Gang,
 ) -> Result<(Tensor, Tensor), PhaseError> {
     let compute = model.compute();
@@ -103,7 +109,7 @@ fn features(
         (compute.kind(), compute.device),
     )?];
     let mut labels = vec![Tensor::f_zeros([0], (Kind::Int64, compute.device))?];
-    each_batch(model, data, reading, gang, |outputs, batch_labels| {
+    let left_out = each_batch(model, data, reading, gang, |outputs, batch_labels| {
         if let Some(features) = outputs.layers.first() {
             let features = features.f_to_kind(compute.kind())?;
             let norm = features
@@ -115,16 +121,21 @@ fn features(
         }
         Ok(())
     })?;
+    let mut bad = Tensor::from_slice(&[left_out.len() as f64]);
+    gang.statistics.all_reduce(&mut bad)?;
+    let bad = bad.f_double_value(&[0])? as u64;
+    bad::within(data, bad, &left_out, reading.max_bad_images)?;
     Ok((Tensor::f_cat(&rows, 0)?, Tensor::f_cat(&labels, 0)?))
 }
 
+/// Shows this rank's share batch by batch; returns the images that were left out, which are named as well.
 fn each_batch(
     model: &Model,
     data: &Source,
-    reading: Reading,
+    reading: &Reading,
     gang: &Gang,
     mut visit: impl FnMut(Outputs, Tensor) -> Result<(), PhaseError>,
-) -> Result<(), PhaseError> {
+) -> Result<Vec<BadImage>, PhaseError> {
     let options = EvalOptions {
         image_size: reading.image_size,
         batch: BATCH,
@@ -134,7 +145,13 @@ fn each_batch(
     };
     let rank = Rank::new(gang.rank().get());
     let loader = EvalLoader::start(data, rank, gang.world() as u32, options)?;
+    let mut left_out = Vec::new();
     while let Some(batch) = loader.next_batch()? {
+        reading.notices.check()?;
+        for bad in &batch.bad {
+            reading.notices.bad(data, bad, "evaluations leave it out");
+        }
+        left_out.extend(batch.bad);
         let Some(labels) = batch.labels.filter(|labels| labels.size()[0] > 0) else {
             continue;
         };
@@ -142,11 +159,11 @@ fn each_batch(
         let outputs = no_grad(|| model.forward(&images, Mode::Eval))?;
         visit(outputs, labels.f_to_device(model.compute().device)?)?;
     }
-    Ok(())
+    Ok(left_out)
 }
 
 /// All ranks' rows, whatever number each holds.
-fn gather(rows: &Tensor, channel: &dyn Collective) -> Result<Tensor, PhaseError> {
+pub(super) fn gather(rows: &Tensor, channel: &dyn Collective) -> Result<Tensor, PhaseError> {
     let mine = Tensor::from_slice(&[rows.size()[0]]);
     let counts = Vec::<i64>::try_from(channel.all_gather(&mine, &vec![1; channel.world()])?)?;
     Ok(channel.all_gather(&rows.f_contiguous()?, &counts)?)

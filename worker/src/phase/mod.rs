@@ -2,6 +2,9 @@
 
 pub mod error; // why a phase stops
 pub mod refuse; // what is refused before any training
+pub mod data; // the data of a phase, opened once
+pub mod preflight; // the data of the whole job, before its first step
+pub mod bad; // bad images: named, counted over all ranks
 pub mod blueprint; // which network, from which weights
 pub mod learner; // the state that is trained
 pub mod stream; // training rows on the device
@@ -33,7 +36,7 @@ use crate::trainer::{Assignment, Control, Report};
 /// # Errors
 /// Why the rank stopped early; see [`PhaseError`].
 pub fn run(assignment: Assignment, control: &Control) -> Result<(), PhaseError> {
-    let prepared = prepare(assignment)?;
+    let prepared = prepare(assignment, control)?;
     control.report(Report::Ready(prepared.ready()?));
     let begin = control.begin()?;
     prepared.run(&begin, control)

@@ -4,21 +4,24 @@ use std::time::{Duration, Instant};
 
 use diptych_common::checkpoint::{Classifier, NetworkDescription, Preprocessing};
 use diptych_common::digest::Digest;
-use diptych_common::ids::DataName;
-use diptych_common::spec::{Device, DistillSpec, Labels, PhaseKind, PhaseSpec};
+use diptych_common::ids::Rank;
+use diptych_common::spec::{Device, DistillSpec, PhaseKind, PhaseSpec};
+use diptych_images::augment::preprocessing;
 
+use super::bad::Notices;
 use super::blueprint::{self, Blueprint};
+use super::data::{Data, Sets};
 use super::distill::Distill;
 use super::evaluation::Reading;
 use super::finetune::Finetune;
 use super::linear_eval::LinearEval;
 use super::pretrain::Pretrain;
-use super::refuse::{self, Split};
 use super::stream::Batches;
 use super::task::{EvalData, Task, views};
 use super::{Learner, PhaseError};
+use super::{preflight, refuse};
 use crate::batch::order::{Shortage, Stream};
-use crate::batch::{Layout, LoaderOptions, Source};
+use crate::batch::{Layout, LoaderOptions, Source, Stop};
 use crate::checkpoint::{Storage, load};
 use crate::collective::tcp::{Identity, Listener, Secret};
 use crate::collective::{Gang, solo};
@@ -41,6 +44,9 @@ pub struct Prepared {
     pub(super) network: NetworkDescription,
     pub(super) preprocessing: Preprocessing,
     pub(super) data_digest: Digest,
+    /// The training images that the main stream takes.
+    pub(super) used: Source,
+    pub(super) notices: Notices,
     pub(super) parent: Option<Digest>,
     pub(super) examples: u64,
     pub(super) batches: Batches,
@@ -48,19 +54,12 @@ pub struct Prepared {
     listener: Option<Listener>,
 }
 
-/// The data of a phase.
-struct Data {
-    train: Source,
-    /// The training images that the main stream takes.
-    used: Source,
-    eval: Option<Source>,
-}
-
-/// Opens everything that an assignment names.
+/// Opens everything that an assignment names. The first rank of a job's first phases looks at the data of all phases.
+/// An abort frees it, and from then on every loader.
 ///
 /// # Errors
 /// Refusals, bad data and bad checkpoints, all before any training.
-pub fn prepare(assignment: Assignment) -> Result<Prepared, PhaseError> {
+pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, PhaseError> {
     let phase = assignment.spec.phase(assignment.phase).cloned();
     let phase = phase.ok_or_else(|| {
         PhaseError::Internal(format!("the job has no phase {}", assignment.phase))
@@ -76,11 +75,23 @@ pub fn prepare(assignment: Assignment) -> Result<Prepared, PhaseError> {
     let layout = Layout::new(phase.batch, phase.lanes, phase.groups, assignment.world)
         .map_err(crate::batch::LoadError::from)?;
     let storage = Storage::open(assignment.spec.storage())?;
-    let data = open_data(&assignment, &phase)?;
+    let stop = Stop::new();
+    let aborted = stop.clone();
+    control.on_abort(move |_| aborted.stop());
+    let data = {
+        let mut sets = Sets::new(&assignment.spec, stop);
+        let begins = assignment.resume.is_none() && assignment.inputs.is_empty();
+        if begins && assignment.rank == Rank::new(0) {
+            refuse::all(preflight::problems(&assignment.spec, &mut sets)?)?;
+        }
+        Data::open(&mut sets, &phase)?
+    };
+    let notices = Notices::new(control);
     let reading = Reading {
         image_size: phase.augment.image_size,
         max_bad_images: phase.max_bad_images,
         threads: assignment.place.threads,
+        notices: notices.clone(),
     };
     let eval_data = EvalData {
         train: data.train.clone(),
@@ -110,8 +121,12 @@ pub fn prepare(assignment: Assignment) -> Result<Prepared, PhaseError> {
             )?
         }
     };
-    let taught = teacher.as_ref().and(blueprint.model.classes);
-    check(&phase, &data, taught)?;
+    let taught = teacher
+        .as_ref()
+        .and(blueprint.description.classifier.as_ref())
+        .map(|classifier| classifier.classes.as_slice());
+    refuse::all(data.problems(&phase, taught))?;
+    control.check()?;
 
     let examples = data.used.len();
     let mut learner = Learner::new(
@@ -121,10 +136,9 @@ pub fn prepare(assignment: Assignment) -> Result<Prepared, PhaseError> {
         compute,
         examples,
     )?;
-    let data_digest = data.train.index().digest();
     let mut parent = blueprint.start.as_ref().and_then(|start| start.parent);
     if let Some(checkpoint) = &assignment.resume {
-        resume(&assignment, &storage, &mut learner, data_digest)?;
+        resume(&assignment, &storage, &mut learner, &data)?;
         parent = Some(checkpoint.digest);
     }
 
@@ -157,11 +171,11 @@ pub fn prepare(assignment: Assignment) -> Result<Prepared, PhaseError> {
                     let layout =
                         Layout::new(stream.batch, phase.lanes, phase.groups, assignment.world)
                             .map_err(crate::batch::LoadError::from)?;
-                    let source = data.train.labelled(&stream.labels)?;
+                    let source = data.labelled.as_ref().unwrap_or(&data.train);
                     let options =
                         options(Stream::Labelled, Shortage::Wrap, phase.micro_batch_groups);
                     Some(Batches::start(
-                        &source,
+                        source,
                         layout,
                         assignment.rank,
                         options,
@@ -194,18 +208,17 @@ pub fn prepare(assignment: Assignment) -> Result<Prepared, PhaseError> {
             assignment.place.data_address
         ))?),
     };
-    let preprocessing = Preprocessing {
-        image_size: phase.augment.image_size,
-        crop_proportion: crop(&phase),
-    };
+    control.check()?;
     Ok(Prepared {
         network: blueprint.description,
         assignment,
+        preprocessing: preprocessing(phase.augment.image_size),
         phase,
         storage,
         learner,
-        preprocessing,
-        data_digest,
+        data_digest: data.digest(),
+        used: data.used,
+        notices,
         parent,
         examples,
         batches,
@@ -229,13 +242,12 @@ impl Prepared {
             step: self.learner.step,
             state_digest: self.learner.digest()?,
             nccl_id: Vec::new(),
+            data_digest: self.data_digest,
         })
     }
 
-    /// Forms the gang; an abort frees it, and the loader, from then on.
+    /// Forms the gang; an abort frees it from then on.
     pub(super) fn connect(&mut self, begin: &Begin, control: &Control) -> Result<Gang, PhaseError> {
-        let loader = self.batches.stop_handle();
-        control.on_abort(move |_| loader.stop());
         let Some(listener) = self.listener.take() else {
             let gang = solo::gang();
             let abort = gang.abort.clone();
@@ -266,44 +278,6 @@ impl Prepared {
             .collect();
         Ok(listener.connect(identity, &peers, Instant::now() + CONNECT)?)
     }
-}
-
-fn open_data(assignment: &Assignment, phase: &PhaseSpec) -> Result<Data, PhaseError> {
-    let open = |name: &DataName| {
-        let spec = assignment.spec.data().get(name);
-        let spec =
-            spec.ok_or_else(|| PhaseError::Internal(format!("the job has no data {name}")))?;
-        Ok::<_, PhaseError>(Source::open(spec)?)
-    };
-    let train = open(&phase.train)?;
-    let eval = phase.eval.as_ref().map(open).transpose()?;
-    let used = match &phase.kind {
-        PhaseKind::LinearEval(spec) => labelled(&train, &spec.labels)?,
-        PhaseKind::Finetune(spec) => labelled(&train, &spec.labels)?,
-        PhaseKind::Pretrain(_) | PhaseKind::Distill(_) => train.clone(),
-    };
-    Ok(Data { train, used, eval })
-}
-
-fn labelled(train: &Source, labels: &Labels) -> Result<Source, PhaseError> {
-    Ok(train.labelled(labels)?)
-}
-
-fn check(phase: &PhaseSpec, data: &Data, teacher: Option<u32>) -> Result<(), PhaseError> {
-    let split = |name, source: &Source| Split {
-        name,
-        images: source.len(),
-        classes: source
-            .index()
-            .labelled()
-            .then(|| source.index().classes().len() as u32),
-    };
-    let eval = phase
-        .eval
-        .as_ref()
-        .zip(data.eval.as_ref())
-        .map(|(name, source)| split(name, source));
-    refuse::check(phase, split(&phase.train, &data.train), eval, teacher)
 }
 
 /// The student's plan, and the teacher with its weights.
@@ -352,7 +326,7 @@ fn resume(
     assignment: &Assignment,
     storage: &Storage,
     learner: &mut Learner,
-    data: Digest,
+    data: &Data,
 ) -> Result<(), PhaseError> {
     let Some(checkpoint) = &assignment.resume else {
         return Ok(());
@@ -363,19 +337,11 @@ fn resume(
         let problem = "it was written for another spec: submit a new job".to_owned();
         return Err(PhaseError::BadCheckpoint { object, problem });
     }
-    if loaded.manifest.data != data {
+    if !data.is(loaded.manifest.data) {
         return Err(PhaseError::BadData(format!(
-            "the training data changed since {object} was written: restore it, or submit a new job"
+            "the training images, the evaluation images or the chosen labels changed since {object} was written: \
+             restore them, or submit a new job"
         )));
     }
     learner.resume(&loaded.tensors, loaded.manifest.step, &object)
-}
-
-/// Share of the shorter side that evaluation keeps, as `images` does it.
-fn crop(phase: &PhaseSpec) -> f64 {
-    if phase.augment.image_size <= 32 {
-        1.0
-    } else {
-        0.875
-    }
 }

@@ -4,7 +4,7 @@ use diptych_common::ids::Rank;
 
 use super::PhaseError;
 use crate::backward::MicroBatch;
-use crate::batch::{BadImage, Layout, Loader, LoaderOptions, Source, Stop};
+use crate::batch::{BadImage, Layout, Loader, LoaderOptions, Source};
 use crate::device::Compute;
 
 /// One stream of training rows of one rank.
@@ -47,11 +47,6 @@ impl Batches {
             group_rows,
             compute,
         })
-    }
-
-    /// Frees a blocked [`Batches::next`] from any thread.
-    pub fn stop_handle(&self) -> Stop {
-        self.loader.stop_handle()
     }
 
     /// The next step's rows.

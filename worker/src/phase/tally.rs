@@ -15,6 +15,8 @@ pub struct Tally {
     pub top1: f64,
     /// Rows whose label is among the five largest scores (all, where there are fewer classes).
     pub top5: f64,
+    /// Images left out because they are unreadable.
+    pub bad: f64,
 }
 
 impl Tally {
@@ -41,13 +43,14 @@ impl Tally {
     /// # Errors
     /// Fails where the collective does.
     pub fn over_ranks(self, channel: &dyn Collective) -> Result<Self, PhaseError> {
-        let mut sums = Tensor::from_slice(&[self.rows, self.top1, self.top5]);
+        let mut sums = Tensor::from_slice(&[self.rows, self.top1, self.top5, self.bad]);
         channel.all_reduce(&mut sums)?;
         let sums = Vec::<f64>::try_from(sums)?;
         Ok(Self {
             rows: sums[0],
             top1: sums[1],
             top5: sums[2],
+            bad: sums[3],
         })
     }
 
@@ -95,7 +98,8 @@ mod tests {
             Tally {
                 rows: 50.0,
                 top1,
-                top5
+                top5,
+                bad: 0.0
             }
         );
     }

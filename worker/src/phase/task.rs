@@ -5,7 +5,7 @@ use diptych_common::spec::{PhaseKind, PhaseSpec};
 use super::evaluation::{self, Reading};
 use super::{Learner, PhaseError};
 use crate::backward::MicroBatch;
-use crate::batch::Source;
+use crate::batch::{BadImage, Source};
 use crate::collective::Gang;
 use crate::device::StepError;
 use crate::reduce::Buckets;
@@ -27,12 +27,13 @@ pub trait Task: std::fmt::Debug {
         gang: &Gang,
     ) -> Result<Values, StepError>;
 
-    /// Makes ready what the next step needs beside its main batch, before any collective of it.
+    /// Makes ready what the next step needs beside its main batch, before any collective of it; returns the images
+    /// found bad on the way.
     ///
     /// # Errors
     /// Fails where the data does.
-    fn fetch(&mut self) -> Result<(), PhaseError> {
-        Ok(())
+    fn fetch(&mut self) -> Result<Vec<BadImage>, PhaseError> {
+        Ok(Vec::new())
     }
 
     /// Evaluates the network as it stands; every rank calls it, and gets the same values.
@@ -62,7 +63,7 @@ impl EvalData {
         let Some(eval) = &self.eval else {
             return Ok(Vec::new());
         };
-        let tally = evaluation::accuracy(&learner.model, eval, self.reading, gang)?;
+        let tally = evaluation::accuracy(&learner.model, eval, &self.reading, gang)?;
         Ok(vec![
             ("eval_top1", tally.top1_share()),
             ("eval_top5", tally.top5_share()),
@@ -83,7 +84,7 @@ impl EvalData {
             (Some(knn), Some(eval)) if eval.index().labelled() && self.train.index().labelled() => {
                 let data = (&self.train, eval);
                 let top1 =
-                    evaluation::nearest_neighbours(&learner.model, data, knn, self.reading, gang)?;
+                    evaluation::nearest_neighbours(&learner.model, data, knn, &self.reading, gang)?;
                 Ok(vec![("knn_top1", top1)])
             }
             _ => Ok(Vec::new()),

@@ -6,6 +6,7 @@ use diptych_common::ids::{Rank, Step};
 use tch::Tensor;
 
 use super::PhaseError;
+use super::bad::BadShare;
 use super::cadence::Cadence;
 use super::keeper::Keeper;
 use super::prepare::Prepared;
@@ -53,6 +54,7 @@ impl Prepared {
             self.examples,
             phase.batch,
         );
+        let mut bad_share = BadShare::new(&self.used, phase.max_bad_images);
         let first = gang.rank() == Rank::new(0);
         let every = total.get().div_ceil(POINTS).max(1);
         let mut rate = Rate {
@@ -63,17 +65,13 @@ impl Prepared {
         while self.learner.step < total {
             keeper.attend(control)?;
             let rows = self.batches.next()?;
-            for bad in &rows.bad {
-                let message = format!(
-                    "{} {}; the next good image takes its place",
-                    bad.name, bad.reason
-                );
-                control.report(Report::Notice {
-                    kind: "bad_image",
-                    message,
-                });
+            let mut bad = rows.bad;
+            bad.extend(self.task.fetch()?);
+            for bad in &bad {
+                self.notices
+                    .bad(&self.used, bad, "the next good image takes its place");
             }
-            self.task.fetch()?;
+            bad_share.note(bad);
             let learning_rate = self.learner.rate();
             let found = self
                 .task
@@ -87,7 +85,7 @@ impl Prepared {
                 });
             }
             let due = first && cadence.save_due(self.learner.step.next(), keeper.since_last());
-            let agreed = match agree(&gang, due, keeper.busy()) {
+            let agreed = match agree(&gang, due, keeper.busy(), &mut bad_share) {
                 Ok(agreed) => agreed,
                 Err(error) => {
                     self.learner.model.discard_step();
@@ -171,14 +169,22 @@ impl Rate {
 }
 
 /// The step's last collective: that it returns proves that every rank completed the step. Rank 0's clock decides
-/// whether a save is due, and no rank saves while another still writes.
-fn agree(gang: &Gang, due: bool, busy: bool) -> Result<Agreed, PhaseError> {
-    let mut sums = Tensor::from_slice(&[f64::from(u8::from(due)), f64::from(u8::from(busy))]);
+/// whether a save is due, and no rank saves while another still writes. Where any rank found bad images, all hear of
+/// them.
+fn agree(gang: &Gang, due: bool, busy: bool, bad: &mut BadShare) -> Result<Agreed, PhaseError> {
+    let mut sums = Tensor::from_slice(&[
+        f64::from(u8::from(due)),
+        f64::from(u8::from(busy)),
+        bad.unheard() as f64,
+    ]);
     gang.statistics.all_reduce(&mut sums)?;
     let (due, busy) = (
         sums.f_double_value(&[0])? > 0.0,
         sums.f_double_value(&[1])? > 0.0,
     );
+    if sums.f_double_value(&[2])? > 0.0 {
+        bad.exchange(&*gang.statistics)?;
+    }
     Ok(match (due, busy) {
         (false, _) => Agreed::GoOn,
         (true, false) => Agreed::Save,

@@ -55,6 +55,8 @@ pub struct Ready {
     pub state_digest: Digest,
     /// Rank 0 on GPUs; empty elsewhere.
     pub nccl_id: Vec<u8>,
+    /// BLAKE3 of what it sees of its data: the same on every rank.
+    pub data_digest: Digest,
 }
 
 /// Where a rank is.

@@ -236,6 +236,7 @@ impl From<Report> for Event {
                 step: ready.step.get(),
                 state_digest: ready.state_digest.to_string(),
                 nccl_id: ready.nccl_id,
+                data_digest: ready.data_digest.to_string(),
             }),
             Report::Progress(progress) => Self::Progress(v1::Progress {
                 step: progress.step.get(),

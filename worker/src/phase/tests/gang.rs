@@ -28,6 +28,8 @@ pub(super) struct Ended {
     pub(super) results: BTreeMap<String, f64>,
     pub(super) losses: Vec<f64>,
     pub(super) commits: Vec<CheckpointRef>,
+    /// What ranks told people, sorted.
+    pub(super) notices: Vec<String>,
 }
 
 /// What a test changes of an attempt.
@@ -81,6 +83,17 @@ fn write_images(directory: &Path, numbers: std::ops::Range<usize>) {
     }
 }
 
+fn spec(root: &Path, precision: &str, phases: &str) -> JobSpec {
+    let yaml = format!(
+        "apiVersion: diptych/v1\nname: tiny\nseed: 3\nstorage: file://{0}/checkpoints\n\
+         resources: {{ranks: {{min: 1, max: 4}}, precision: {precision}}}\n\
+         data:\n  train: {{url: \"file://{0}/train\"}}\n  test: {{url: \"file://{0}/test\"}}\n\
+         encoder: {{depth: 18, width: 0.0625, stem: cifar}}\nhead: {{layers: 2, dim: 8}}\nphases:\n{phases}",
+        root.display()
+    );
+    JobSpec::try_from(JobDraft::from_yaml(&yaml).unwrap()).unwrap()
+}
+
 impl Job {
     /// A job with these phases (YAML) over 60 training and 31 evaluation images of three classes.
     pub(super) fn new(precision: &str, phases: &str) -> Self {
@@ -89,20 +102,17 @@ impl Job {
         write_images(&root.join("train"), 0..20);
         write_images(&root.join("test"), 20..30);
         std::fs::write(root.join("test/bars/broken.png"), b"not an image").unwrap();
-        let yaml = format!(
-            "apiVersion: diptych/v1\nname: tiny\nseed: 3\nstorage: file://{0}/checkpoints\n\
-             resources: {{ranks: {{min: 1, max: 4}}, precision: {precision}}}\n\
-             data:\n  train: {{url: \"file://{0}/train\"}}\n  test: {{url: \"file://{0}/test\"}}\n\
-             encoder: {{depth: 18, width: 0.0625, stem: cifar}}\nhead: {{layers: 2, dim: 8}}\nphases:\n{phases}",
-            root.display()
-        );
-        let spec = JobSpec::try_from(JobDraft::from_yaml(&yaml).unwrap()).unwrap();
         Self {
+            spec: spec(root, precision, phases),
             directory,
-            spec,
             inputs: BTreeMap::new(),
             attempt: 0,
         }
+    }
+
+    /// Other phases over the same images.
+    pub(super) fn replan(&mut self, phases: &str) {
+        self.spec = spec(self.path(), "fp32", phases);
     }
 
     /// Where the images are.
@@ -141,6 +151,7 @@ impl Job {
             results: BTreeMap::new(),
             losses: Vec::new(),
             commits: Vec::new(),
+            notices: Vec::new(),
         };
         std::thread::scope(|scope| {
             for (rank, control) in controls.iter().enumerate() {
@@ -162,10 +173,11 @@ impl Job {
             drop(send);
             coordinate(&how, &controls, &reports, &mut ended);
         });
+        ended.notices.sort();
         ended
     }
 
-    fn assignment(&self, phase: u32, rank: u32, how: &Attempted) -> Assignment {
+    pub(super) fn assignment(&self, phase: u32, rank: u32, how: &Attempted) -> Assignment {
         Assignment {
             job: "tiny-0a1b2c".parse().unwrap(),
             attempt: Attempt::new(self.attempt),
@@ -196,16 +208,22 @@ fn coordinate(
 ) {
     let mut endpoints = BTreeMap::new();
     let mut digests = Vec::new();
+    let mut data = Vec::new();
     let mut parts: BTreeMap<Step, BTreeMap<usize, Vec<StoredObject>>> = BTreeMap::new();
     for (rank, heard) in reports {
         match heard {
             Ok(Report::Ready(ready)) => {
                 endpoints.insert(rank, ready.endpoint);
                 digests.push(ready.state_digest);
+                data.push(ready.data_digest);
                 if endpoints.len() == controls.len() {
                     assert!(
                         digests.iter().all(|digest| *digest == digests[0]),
                         "ranks start from different states"
+                    );
+                    assert!(
+                        data.iter().all(|digest| *digest == data[0]),
+                        "ranks see different data"
                     );
                     let peer = |(rank, endpoint): (&usize, &String)| Peer {
                         rank: Rank::new(*rank as u32),
@@ -253,7 +271,8 @@ fn coordinate(
                         .map(|Measurement { name, value, .. }| (name, value)),
                 );
             }
-            Ok(Report::Notice { .. } | Report::Failed { .. }) => {}
+            Ok(Report::Notice { message, .. }) => ended.notices.push(message),
+            Ok(Report::Failed { .. }) => {}
             Err(error) => {
                 if let Some(error) = error {
                     ended.errors.push(error);

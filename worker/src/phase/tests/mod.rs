@@ -3,3 +3,4 @@
 mod gang; // ranks as threads, and their coordinator
 mod pipeline; // four phases; resume; refusals
 mod invariance; // any number of ranks, any micro-batch
+mod data; // what is refused before training; bad images over all ranks

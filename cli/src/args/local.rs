@@ -103,10 +103,15 @@ pub(crate) struct Inspect {
     ])]
     pub(crate) file: Option<PathBuf>,
     /// Change one field of the spec, as for `submit`. May be repeated.
-    #[arg(long = "set", value_name = "PATH=VALUE", requires = "file")]
+    #[arg(
+        long = "set",
+        value_name = "PATH=VALUE",
+        requires = "file",
+        conflicts_with = "url"
+    )]
     pub(crate) set: Vec<String>,
     /// Which phase of the spec; the first unless given.
-    #[arg(long, value_name = "NAME", requires = "file")]
+    #[arg(long, value_name = "NAME", requires = "file", conflicts_with = "url")]
     pub(crate) phase: Option<PhaseName>,
     /// How samples are stored.
     #[arg(long, value_enum, default_value = "auto")]

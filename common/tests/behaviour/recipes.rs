@@ -30,7 +30,7 @@ fn the_demo_has_every_kind_of_phase_and_a_student_of_half_the_width() {
     let spec = recipe(include_str!("../../../recipes/digits.yaml"));
     let count =
         |is: fn(&PhaseKind) -> bool| spec.phases().iter().filter(|phase| is(&phase.kind)).count();
-    assert_eq!(count(|kind| matches!(kind, PhaseKind::Pretrain(_))), 1);
+    assert_eq!(count(|kind| matches!(kind, PhaseKind::Pretrain(_))), 2);
     assert_eq!(count(|kind| matches!(kind, PhaseKind::LinearEval(_))), 2);
     assert_eq!(count(|kind| matches!(kind, PhaseKind::Finetune(_))), 7);
     let student = spec.phases().last().expect("phases");

@@ -25,12 +25,33 @@ type Made<T> = Result<Option<T>, LoadError>;
 /// stopped alone, and stops with its parent.
 #[derive(Debug, Clone)]
 pub struct Stop {
-    told: Arc<AtomicBool>,
+    own: Arc<Signal>,
+    above: Option<Arc<Signal>>,
+}
+
+#[derive(Debug)]
+struct Signal {
+    told: AtomicBool,
     /// Dropped to wake everyone who waits.
-    wake: Arc<Mutex<Option<Sender<()>>>>,
+    wake: Mutex<Option<Sender<()>>>,
     woken: Receiver<()>,
-    /// The parent's.
-    above: (Arc<AtomicBool>, Receiver<()>),
+}
+
+// === impl Signal ===
+
+impl Signal {
+    fn new() -> Arc<Self> {
+        let (wake, woken) = bounded(0);
+        Arc::new(Self {
+            told: AtomicBool::new(false),
+            wake: Mutex::new(Some(wake)),
+            woken,
+        })
+    }
+
+    fn is_told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
+    }
 }
 
 // === impl Stop ===
@@ -38,36 +59,36 @@ pub struct Stop {
 impl Stop {
     /// A handle that nothing above stops.
     pub fn new() -> Self {
-        Self::below((Arc::default(), never()))
+        Self {
+            own: Signal::new(),
+            above: None,
+        }
     }
 
     /// A handle for a part of the work. Children have no children: theirs would not hear the first parent.
     pub(super) fn child(&self) -> Self {
-        Self::below((Arc::clone(&self.told), self.woken.clone()))
-    }
-
-    fn below(above: (Arc<AtomicBool>, Receiver<()>)) -> Self {
-        let (wake, woken) = bounded(0);
         Self {
-            told: Arc::default(),
-            wake: Arc::new(Mutex::new(Some(wake))),
-            woken,
-            above,
+            own: Signal::new(),
+            above: Some(Arc::clone(&self.own)),
         }
     }
 
     /// Stops.
     pub fn stop(&self) {
-        self.told.store(true, Ordering::Release);
-        self.wake
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.own.told.store(true, Ordering::Release);
+        let mut wake = self.own.wake.lock().unwrap_or_else(PoisonError::into_inner);
+        wake.take();
     }
 
     /// Whether it was stopped.
     pub fn is_stopped(&self) -> bool {
-        self.told.load(Ordering::Acquire) || self.above.0.load(Ordering::Acquire)
+        self.own.is_told() || self.above.as_ref().is_some_and(|above| above.is_told())
+    }
+
+    /// Wakes when the parent stops.
+    fn above(&self) -> Receiver<()> {
+        let woken = self.above.as_ref().map(|above| above.woken.clone());
+        woken.unwrap_or_else(never)
     }
 
     /// Waits for an answer.
@@ -76,8 +97,8 @@ impl Stop {
     /// [`LoadError::Aborted`] once stopped; [`LoadError::Panicked`] where whoever was to answer is gone.
     pub(super) fn wait<T>(&self, what: &str, answer: &Receiver<T>) -> Result<T, LoadError> {
         select_biased! {
-            recv(self.woken) -> _ => Err(LoadError::Aborted),
-            recv(self.above.1) -> _ => Err(LoadError::Aborted),
+            recv(self.own.woken) -> _ => Err(LoadError::Aborted),
+            recv(self.above()) -> _ => Err(LoadError::Aborted),
             recv(answer) -> item => item.map_err(|_| LoadError::Panicked { what: what.to_owned() }),
         }
     }
@@ -85,8 +106,8 @@ impl Stop {
     /// Whether an item was taken before the stop.
     fn give<T>(&self, to: &Sender<T>, item: T) -> bool {
         select_biased! {
-            recv(self.woken) -> _ => false,
-            recv(self.above.1) -> _ => false,
+            recv(self.own.woken) -> _ => false,
+            recv(self.above()) -> _ => false,
             send(to, item) -> sent => sent.is_ok(),
         }
     }

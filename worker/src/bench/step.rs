@@ -98,6 +98,7 @@ fn measure(args: &StepArgs, gang: &Gang) -> anyhow::Result<(Vec<f64>, Vec<f64>, 
     let rows = i64::from(layout.images_of(gang.rank(), 0)) * 2;
     let side = i64::from(args.image_size);
     tch::manual_seed(i64::from(gang.rank().get()));
+    let compute = model.compute();
     let images = compute.place(&Tensor::f_randn(
         [rows, 3, side, side],
         (Kind::Float, compute.device),

@@ -25,7 +25,7 @@ pub enum Layout {
 }
 
 impl Compute {
-    /// The usual choice for a CPU: NHWC, in which convolutions and batch norms of ResNet-18 took 0.78 to 0.89 of the
+    /// The usual choice for a CPU: NHWC where the network allows it (see [`Compute::for_channels`]), in which convolutions and batch norms of ResNet-18 took 0.78 to 0.89 of the
     /// time that NCHW took (AVX2, widths 1/4 and 1, 16 and 32 pixels). oneDNN has no fp64 kernels for it.
     pub fn cpu(precision: Precision) -> Self {
         let layout = match precision {
@@ -37,6 +37,17 @@ impl Compute {
             precision,
             layout,
         }
+    }
+
+    /// The same for a network whose narrowest layer has so many channels. oneDNN's NHWC convolutions write past their
+    /// buffers below 8 channels (oneDNN of libtorch 2.11, AVX2: PyTorch crashes as well), so NHWC is for whole
+    /// vectors of 8 only.
+    pub fn for_channels(self, narrowest: i64) -> Self {
+        let layout = match self.layout {
+            Layout::ChannelsLast if narrowest % 8 == 0 => Layout::ChannelsLast,
+            Layout::ChannelsLast | Layout::Planes => Layout::Planes,
+        };
+        Self { layout, ..self }
     }
 
     /// Sets how many threads libtorch uses inside one operation, for the whole process.

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::{Head, HeadPart, Linear};
 use crate::device::{Compute, StepError};
-use crate::encode::{BatchNorm, Build, Encoder, Mode, Parameter, Statistic};
+use crate::encode::{BatchNorm, Build, Encoder, Mode, Parameter, Statistic, channels};
 
 /// What a network consists of.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,6 +107,8 @@ impl Model {
     /// # Errors
     /// [`StepError::Shape`] for an impossible spec, [`StepError::Torch`] for example out of memory.
     pub fn new(spec: &ModelSpec, seed: u64, compute: Compute) -> Result<Self, StepError> {
+        let [narrowest, ..] = channels(spec.encoder.width);
+        let compute = compute.for_channels(narrowest);
         let mut build = Build::new(seed, compute);
         let encoder = Encoder::new(&mut build, &spec.encoder)?;
         let features = encoder.features();
@@ -201,7 +203,8 @@ impl Model {
 
     fn trunk(&self, images: &Tensor, mode: Mode<'_>) -> Result<Vec<Tensor>, StepError> {
         let _autocast = self.compute.autocast()?;
-        let features = self.encoder.forward(images, mode)?;
+        // A batch may have been placed for another network: a student's for its teacher.
+        let features = self.encoder.forward(&self.compute.place(images)?, mode)?;
         let mut layers = match &self.head {
             Some(head) => head.forward(&features, mode)?,
             None => Vec::new(),

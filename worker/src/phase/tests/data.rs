@@ -94,7 +94,7 @@ fn too_many_bad_images_are_the_same_for_any_number_of_ranks() {
 fn changed_labels_or_evaluation_images_are_refused_at_resume() {
     let mut job = Job::new(
         "fp32",
-        "  - {name: later, kind: pretrain, batch: 24, steps: 1}\n",
+        &format!("  - {{name: later, kind: pretrain, batch: 24, steps: 1, {PRETRAIN}}}\n"),
     );
     let list = job.path().join("list");
     let phases = format!(

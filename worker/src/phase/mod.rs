@@ -34,6 +34,11 @@ use crate::trainer::{Assignment, Control, Report};
 /// Why the rank stopped early; see [`PhaseError`].
 pub fn run(assignment: Assignment, control: &Control) -> Result<(), PhaseError> {
     let prepared = prepare(assignment)?;
+    if prepared.assignment.rank.get() == 0 {
+        for (kind, message) in prepared.notices.iter().cloned() {
+            control.report(Report::Notice { kind, message });
+        }
+    }
     control.report(Report::Ready(prepared.ready()?));
     let begin = control.begin()?;
     prepared.run(&begin, control)

@@ -45,6 +45,8 @@ pub struct Prepared {
     pub(super) examples: u64,
     pub(super) batches: Batches,
     pub(super) task: Box<dyn Task>,
+    /// What people should know of how it starts: kind and message.
+    pub(super) notices: Vec<(&'static str, String)>,
     listener: Option<Listener>,
 }
 
@@ -121,6 +123,15 @@ pub fn prepare(assignment: Assignment) -> Result<Prepared, PhaseError> {
         compute,
         examples,
     )?;
+    let mut notices = Vec::new();
+    let headless = blueprint.start.as_ref().filter(|start| !start.head);
+    if let Some(start) = headless.filter(|_| assignment.resume.is_none()) {
+        let message = format!(
+            "{} holds no whole projection head: phase {} starts a fresh one",
+            start.object, phase.name
+        );
+        notices.push(("fresh_head", message));
+    }
     let data_digest = data.train.index().digest();
     let mut parent = blueprint.start.as_ref().and_then(|start| start.parent);
     if let Some(checkpoint) = &assignment.resume {
@@ -210,6 +221,7 @@ pub fn prepare(assignment: Assignment) -> Result<Prepared, PhaseError> {
         examples,
         batches,
         task,
+        notices,
         listener,
     })
 }

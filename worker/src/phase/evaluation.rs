@@ -46,6 +46,28 @@ pub fn accuracy(
     tally.over_ranks(&*gang.statistics)
 }
 
+/// Top-1 and top-5 accuracy on `data` of the probe on the encoder's features, over all ranks.
+///
+/// # Errors
+/// Fails where data, libtorch or a collective does.
+pub fn probe_accuracy(
+    model: &Model,
+    data: &Source,
+    reading: Reading,
+    gang: &Gang,
+) -> Result<Tally, PhaseError> {
+    let mut tally = Tally::default();
+    each_batch(model, data, reading, gang, |outputs, labels| {
+        if let Some(features) = outputs.layers.first()
+            && let Some(scores) = model.probe(features)?
+        {
+            tally.add(&scores, &labels)?;
+        }
+        Ok(())
+    })?;
+    tally.over_ranks(&*gang.statistics)
+}
+
 /// Top-1 accuracy on `data` of a vote of its nearest neighbours in `bank`, by encoder features.
 ///
 /// # Errors

@@ -46,13 +46,7 @@ impl Prepared {
         let mut keeper = Keeper::start(&self)?;
         let mut buckets = Buckets::new(&self.learner.model, gang.gradients.clone())?;
         let (total, phase) = (self.learner.total(), self.phase.clone());
-        let cadence = Cadence::new(
-            &phase.checkpoint,
-            &phase.evaluate,
-            total,
-            self.examples,
-            phase.batch,
-        );
+        let cadence = Cadence::new(&phase, total, self.examples);
         let first = gang.rank() == Rank::new(0);
         let every = total.get().div_ceil(POINTS).max(1);
         let mut rate = Rate {
@@ -137,7 +131,7 @@ impl Prepared {
         let step = self.learner.step;
         let values = self.task.evaluate(&self.learner, gang)?;
         keeper.drain(control)?;
-        keeper.save(&self.learner, &values)?;
+        keeper.save_last(&self.learner, &values)?;
         let results = if gang.rank() == Rank::new(0) {
             measurements(step, &values)
         } else {

@@ -7,16 +7,17 @@ use diptych_tests::process::kill_now;
 use diptych_tests::specs::{self, Small};
 use diptych_tests::weights::{self, Weights};
 
+/// Long enough that what is killed in its first quarter still runs.
 const LONG: Small = Small {
     ranks: 2,
     precision: "fp64",
-    steps: 60,
+    steps: 150,
     groups: (1, 1),
     save_every: 10,
 };
 
-async fn undisturbed(cluster: &Cluster, small: &Small) -> Result<Weights> {
-    let job = cluster.submit(&small.pretraining(cluster.dir()))?;
+async fn undisturbed(cluster: &Cluster) -> Result<Weights> {
+    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
     cluster.succeed(&job).await?;
     weights::export(cluster, &job, "pretrain")
 }
@@ -31,13 +32,13 @@ fn same(left: &Weights, right: &Weights) -> Result<()> {
 }
 
 /// A job that trains, `seen` steps in.
-async fn training(cluster: &Cluster, small: &Small, seen: u64) -> Result<String> {
-    let job = cluster.submit(&small.pretraining(cluster.dir()))?;
+async fn training(cluster: &Cluster, seen: u64) -> Result<String> {
+    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
     let now = cluster
         .wait(&job, |now| stepped(now, "pretrain", seen))
         .await?;
     ensure!(
-        now.state() == v1::JobState::Running && now.phases[0].step < small.steps,
+        now.state() == v1::JobState::Running && now.phases[0].step < LONG.steps,
         "it still trains: {now:?}"
     );
     Ok(job)
@@ -47,8 +48,8 @@ async fn training(cluster: &Cluster, small: &Small, seen: u64) -> Result<String>
 async fn a_killed_trainer_is_restarted_from_the_newest_checkpoint() -> Result<()> {
     let cluster = Cluster::start(&[1, 1]).await?;
     specs::images(cluster.dir())?;
-    let reference = undisturbed(&cluster, &LONG).await?;
-    let job = training(&cluster, &LONG, 25).await?;
+    let reference = undisturbed(&cluster).await?;
+    let job = training(&cluster, 25).await?;
     let trainers = cluster.agent(1).children("trainer")?;
     kill_now(*trainers.first().context("worker-1 runs a trainer")?)?;
     let done = cluster.succeed(&job).await?;
@@ -61,8 +62,8 @@ async fn a_killed_trainer_is_restarted_from_the_newest_checkpoint() -> Result<()
 async fn a_killed_agent_takes_its_trainer_along_and_comes_back() -> Result<()> {
     let mut cluster = Cluster::start(&[1, 1]).await?;
     specs::images(cluster.dir())?;
-    let reference = undisturbed(&cluster, &LONG).await?;
-    let job = training(&cluster, &LONG, 25).await?;
+    let reference = undisturbed(&cluster).await?;
+    let job = training(&cluster, 25).await?;
     let trainer = *cluster
         .agent(0)
         .children("trainer")?
@@ -87,9 +88,8 @@ async fn a_killed_agent_takes_its_trainer_along_and_comes_back() -> Result<()> {
 async fn a_killed_coordinator_costs_nothing() -> Result<()> {
     let mut cluster = Cluster::start(&[1, 1]).await?;
     specs::images(cluster.dir())?;
-    let long = Small { steps: 150, ..LONG };
-    let reference = undisturbed(&cluster, &long).await?;
-    let job = training(&cluster, &long, 15).await?;
+    let reference = undisturbed(&cluster).await?;
+    let job = training(&cluster, 15).await?;
     let before = cluster.trainers()?;
     ensure!(before.len() == 2, "two trainers: {before:?}");
     cluster.kill_coordinator()?;

@@ -17,7 +17,7 @@ DIGITS := $(CURDIR)/data/digits
 DEMO_DIR ?= $(CURDIR)/.demo
 SEED ?= 0
 
-.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds bench clean
+.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ nextest: build
 seeds: build ## the demo's recipe with five seeds, a row each (half an hour)
 	@setup/digits $(DIGITS)
 	tests/measure/digits $(BIN) $(DIGITS)
+
+parity: build ## our exports in torchvision itself (installs the same Python packages as bench)
+	@PARITY_PYTHON="$$(tests/peers/setup)" cargo nextest run --release --workspace --test parity --run-ignored only --no-capture
 
 bench: build ## the measurements of docs/results.md, each beside its peer (installs 5 GB of Python packages once)
 	tests/peers/compare $(BIN)

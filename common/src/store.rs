@@ -7,16 +7,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{
-    ClientOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, RetryConfig,
-};
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
+
+mod read; // whole objects, and ranges of large ones
+mod write; // each key once
+
+pub use read::{RANGE, get, ranges};
+pub use write::{PART, put_create};
 
 /// An opened place: the store, and the path under which its URL points.
 pub type Opened = (Arc<dyn ObjectStore>, Path);
@@ -191,60 +194,6 @@ pub fn file_url(path: &std::path::Path) -> Result<String, StoreError> {
         })
 }
 
-/// Writes an object that nobody may have written before. A retry of the same bytes succeeds: the first try may have
-/// arrived although its answer was lost.
-///
-/// # Errors
-/// [`StoreError::AlreadyExists`] when the key holds something else.
-pub async fn put_create(
-    store: &dyn ObjectStore,
-    key: &Path,
-    bytes: Bytes,
-) -> Result<(), StoreError> {
-    let options = PutOptions {
-        mode: PutMode::Create,
-        ..PutOptions::default()
-    };
-    let words = |error: object_store::Error| StoreError::from_store(key, &error);
-    match store
-        .put_opts(key, bytes.clone().into(), options)
-        .await
-        .map_err(words)
-    {
-        Err(StoreError::AlreadyExists { key: name }) => {
-            let there = store
-                .get(key)
-                .await
-                .map_err(words)?
-                .bytes()
-                .await
-                .map_err(words)?;
-            if there == bytes {
-                Ok(())
-            } else {
-                Err(StoreError::AlreadyExists { key: name })
-            }
-        }
-        Err(error) => Err(error),
-        Ok(_) => Ok(()),
-    }
-}
-
-/// Reads a whole object.
-///
-/// # Errors
-/// As the store answers.
-pub async fn get(store: &dyn ObjectStore, key: &Path) -> Result<Bytes, StoreError> {
-    let words = |error: object_store::Error| StoreError::from_store(key, &error);
-    store
-        .get(key)
-        .await
-        .map_err(words)?
-        .bytes()
-        .await
-        .map_err(words)
-}
-
 /// A key under an opened place's path: `relative` may hold slashes.
 pub fn join(root: &Path, relative: &str) -> Path {
     Path::from_iter(
@@ -272,10 +221,11 @@ fn retry() -> RetryConfig {
     }
 }
 
+/// The time limit is that of one request: of a range of an object, or of one of its parts.
 fn client() -> ClientOptions {
     ClientOptions::new()
         .with_connect_timeout(Duration::from_secs(5))
-        .with_timeout(Duration::from_secs(120))
+        .with_timeout(Duration::from_secs(60))
 }
 
 /// Client options replace what the environment set, so plain HTTP must be allowed here.
@@ -286,80 +236,4 @@ fn s3_client() -> ClientOptions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wrong_urls_are_refused_in_words() {
-        for (url, word) in [
-            ("/tmp/x", "not a URL"),
-            ("ftp://x/y", "not supported"),
-            ("file://host/x", "local path"),
-        ] {
-            let error = open(url).expect_err(url).to_string();
-            assert!(
-                error.contains(word) && error.contains(url),
-                "{url}: {error}"
-            );
-        }
-        assert!(
-            open("s3://bucket/some/prefix").is_ok_and(|(_, path)| path.as_ref() == "some/prefix")
-        );
-    }
-
-    #[test]
-    fn paths_of_any_characters_survive_as_urls() {
-        for path in ["/data/100% #1? ü.png", "/a b/c+d&e"] {
-            let url = file_url(std::path::Path::new(path)).expect("absolute");
-            assert_eq!(local_path(&url).as_deref(), Some(path.as_ref()), "{url}");
-            assert_eq!(
-                open(&url).expect("opens").1.filename(),
-                path.rsplit('/').next()
-            );
-        }
-        assert!(file_url("a/b".as_ref()).is_err());
-    }
-
-    #[test]
-    fn opening_to_read_creates_nothing_and_opening_to_write_does() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let place = directory.path().join("a/b");
-        let url = format!("file://{}", place.display());
-        open(&url).expect("opens");
-        assert!(!place.exists());
-        open_writable(&url).expect("opens");
-        assert!(place.is_dir());
-        std::fs::write(directory.path().join("file"), b"").expect("writes");
-        let error = open_writable(&format!("file://{}/file/x", directory.path().display()))
-            .expect_err("a file is in the way");
-        assert!(error.to_string().contains("cannot be made"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn an_object_is_created_once() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let (store, root) =
-            open_writable(&format!("file://{}", directory.path().display())).expect("opens");
-        let key = join(&root, "job/manifest.json");
-        put_create(&*store, &key, Bytes::from_static(b"one"))
-            .await
-            .expect("creates");
-        put_create(&*store, &key, Bytes::from_static(b"one"))
-            .await
-            .expect("a retry of the same bytes");
-        let other = put_create(&*store, &key, Bytes::from_static(b"two")).await;
-        assert!(
-            matches!(other, Err(StoreError::AlreadyExists { .. })),
-            "{other:?}"
-        );
-        assert_eq!(
-            get(&*store, &key).await.expect("reads"),
-            Bytes::from_static(b"one")
-        );
-        let missing = get(&*store, &join(&root, "nothing")).await;
-        assert!(
-            matches!(missing, Err(StoreError::NotFound { .. })),
-            "{missing:?}"
-        );
-    }
-}
+mod tests;

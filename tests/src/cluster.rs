@@ -1,4 +1,5 @@
-//! A coordinator, agents and a CLI on loopback, with state in a temporary folder that is kept when a test fails.
+//! A coordinator, agents and a CLI on loopback, with state in a temporary folder. It is kept, and its place printed,
+//! unless the test ends with [`Cluster::passed`].
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -107,17 +108,33 @@ impl Cluster {
         )
     }
 
-    /// Kills the coordinator with SIGKILL and starts it again on the same port and state.
+    /// Kills the coordinator with SIGKILL.
     ///
     /// # Errors
-    /// When it does not come back.
-    pub async fn restart_coordinator(&mut self) -> Result<()> {
+    /// When it does not run.
+    pub fn kill_coordinator(&mut self) -> Result<()> {
         self.coordinator
             .as_mut()
             .context("coordinator runs")?
-            .kill()?;
+            .kill()
+    }
+
+    /// Starts a killed coordinator again, on the same port and state.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn revive_coordinator(&mut self) -> Result<()> {
         let address = self.address.clone();
         self.start_coordinator(&address).await
+    }
+
+    /// Process ids of all trainers, agent by agent.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn trainers(&self) -> Result<Vec<nix::unistd::Pid>> {
+        let each = self.agents.iter().map(|agent| agent.children("trainer"));
+        Ok(each.collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Kills an agent with SIGKILL and starts it again with the same identity.
@@ -238,6 +255,17 @@ impl Cluster {
             .await
     }
 
+    /// Ends a test that has found nothing wrong: the state is removed.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn passed(mut self) -> Result<()> {
+        let folder = self.keep.take().context("state is there")?;
+        self.agents.clear();
+        self.coordinator = None;
+        folder.close().context("remove state")
+    }
+
     /// What a reader of a failed test needs.
     fn story(&self, job: &str) -> String {
         let events = self
@@ -257,8 +285,7 @@ impl Cluster {
                 .join("\n")
         };
         format!(
-            "state kept in {}\nevents:\n{}\nlogs:\n{}\ncoordinator:\n{}\nworker-0:\n{}",
-            self.dir.display(),
+            "events:\n{}\nlogs:\n{}\ncoordinator:\n{}\nworker-0:\n{}",
             events.unwrap_or_default(),
             tail(&logs.unwrap_or_default()),
             tail(&self.log("coordinator")),
@@ -269,9 +296,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(folder) = self.keep.take()
-        {
+        if let Some(folder) = self.keep.take() {
             eprintln!("state kept in {}", folder.keep().display());
         }
     }

@@ -98,27 +98,27 @@ phases:
   kind: linear_eval
   from: pretrain
   batch: 24
-  epochs: 4
-  optimizer: { kind: sgd, learning_rate: 0.5 }
-  augment: { image_size: 16 }
+  epochs: 8
+  optimizer: { kind: sgd, learning_rate: 5.0 }
+  augment: { image_size: 16, crop_area: [0.6, 1] }
 - name: tuned
   kind: finetune
   from: pretrain
   batch: 24
-  epochs: 4
+  epochs: 20
   labels: { per_class: 12 }
   head_layer: 1
-  optimizer: { kind: sgd, learning_rate: 0.2 }
-  augment: { image_size: 16 }
+  optimizer: { kind: sgd, learning_rate: 1.0 }
+  augment: { image_size: 16, crop_area: [0.6, 1] }
 - name: student
   kind: distill
   teacher: tuned
   student: { depth: 18, width: 0.0625, stem: cifar }
   temperature: 1.0
   batch: 24
-  epochs: 4
-  optimizer: { kind: lars, learning_rate: 1.0 }
-  augment: { image_size: 16 }
+  epochs: 12
+  optimizer: { kind: sgd, learning_rate: 1.0 }
+  augment: { image_size: 16, crop_area: [0.6, 1] }
 "
     }
 }

@@ -38,7 +38,7 @@ async fn the_same_request_id_twice_is_one_job() -> Result<()> {
         cluster.json(&["list"])?.as_array().map(Vec::len) == Some(1),
         "one job"
     );
-    Ok(())
+    cluster.passed()
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn a_malformed_spec_lists_every_error() -> Result<()> {
         cluster.json(&["list"])?.as_array().map(Vec::len) == Some(0),
         "nothing was queued"
     );
-    Ok(())
+    cluster.passed()
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn unusable_data_fails_the_job_before_any_training() -> Result<()> {
             "explain names the cause ({says}): {text}"
         );
     }
-    Ok(())
+    cluster.passed()
 }
 
 #[tokio::test]
@@ -137,5 +137,5 @@ async fn a_job_that_does_not_fit_says_what_it_waits_for() -> Result<()> {
     cluster
         .wait(&job, |now| now.state() == v1::JobState::Cancelled)
         .await?;
-    Ok(())
+    cluster.passed()
 }

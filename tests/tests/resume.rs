@@ -1,15 +1,17 @@
 //! `kill -9` of a trainer, of an agent and of the coordinator: the job ends with the weights of an undisturbed run.
 
 use anyhow::{Context, Result, ensure};
+use diptych_proto::v1;
 use diptych_tests::cluster::{Cluster, stepped};
 use diptych_tests::process::kill_now;
 use diptych_tests::specs::{self, Small};
 use diptych_tests::weights::{self, Weights};
 
+/// Long enough that what is killed in its first quarter still runs.
 const LONG: Small = Small {
     ranks: 2,
     precision: "fp64",
-    steps: 60,
+    steps: 150,
     groups: (1, 1),
     save_every: 10,
 };
@@ -29,20 +31,31 @@ fn same(left: &Weights, right: &Weights) -> Result<()> {
     Ok(())
 }
 
+/// A job that trains, `seen` steps in.
+async fn training(cluster: &Cluster, seen: u64) -> Result<String> {
+    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
+    let now = cluster
+        .wait(&job, |now| stepped(now, "pretrain", seen))
+        .await?;
+    ensure!(
+        now.state() == v1::JobState::Running && now.phases[0].step < LONG.steps,
+        "it still trains: {now:?}"
+    );
+    Ok(job)
+}
+
 #[tokio::test]
 async fn a_killed_trainer_is_restarted_from_the_newest_checkpoint() -> Result<()> {
     let cluster = Cluster::start(&[1, 1]).await?;
     specs::images(cluster.dir())?;
     let reference = undisturbed(&cluster).await?;
-    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
-    cluster
-        .wait(&job, |now| stepped(now, "pretrain", 25))
-        .await?;
+    let job = training(&cluster, 25).await?;
     let trainers = cluster.agent(1).children("trainer")?;
     kill_now(*trainers.first().context("worker-1 runs a trainer")?)?;
     let done = cluster.succeed(&job).await?;
     ensure!(done.phases[0].attempt >= 2, "a death starts a new attempt");
-    same(&reference, &weights::export(&cluster, &job, "pretrain")?)
+    same(&reference, &weights::export(&cluster, &job, "pretrain")?)?;
+    cluster.passed()
 }
 
 #[tokio::test]
@@ -50,22 +63,25 @@ async fn a_killed_agent_takes_its_trainer_along_and_comes_back() -> Result<()> {
     let mut cluster = Cluster::start(&[1, 1]).await?;
     specs::images(cluster.dir())?;
     let reference = undisturbed(&cluster).await?;
-    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
-    cluster
-        .wait(&job, |now| stepped(now, "pretrain", 25))
-        .await?;
+    let job = training(&cluster, 25).await?;
     let trainer = *cluster
         .agent(0)
         .children("trainer")?
         .first()
         .context("worker-0 runs a trainer")?;
     cluster.restart_agent(0, 1)?;
-    cluster.succeed(&job).await?;
+    let done = cluster.succeed(&job).await?;
     ensure!(
         !std::fs::exists(format!("/proc/{trainer}"))?,
         "a trainer dies with its agent"
     );
-    same(&reference, &weights::export(&cluster, &job, "pretrain")?)
+    ensure!(
+        done.phases[0].attempt >= 2,
+        "the agent died in the middle of an attempt: {:?}",
+        done.phases[0]
+    );
+    same(&reference, &weights::export(&cluster, &job, "pretrain")?)?;
+    cluster.passed()
 }
 
 #[tokio::test]
@@ -73,18 +89,24 @@ async fn a_killed_coordinator_costs_nothing() -> Result<()> {
     let mut cluster = Cluster::start(&[1, 1]).await?;
     specs::images(cluster.dir())?;
     let reference = undisturbed(&cluster).await?;
-    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
-    cluster
-        .wait(&job, |now| stepped(now, "pretrain", 15))
-        .await?;
-    let before = cluster.agent(0).children("trainer")?;
-    cluster.restart_coordinator().await?;
+    let job = training(&cluster, 15).await?;
+    let before = cluster.trainers()?;
+    ensure!(before.len() == 2, "two trainers: {before:?}");
+    cluster.kill_coordinator()?;
+    // Nobody can commit the last save now, so the phase cannot end before the coordinator is back.
+    let alone = cluster.trainers()?;
+    cluster.revive_coordinator().await?;
+    let after = cluster.trainers()?;
+    ensure!(
+        before == alone && before == after,
+        "the trainers went on: {before:?}, {alone:?}, {after:?}"
+    );
     let done = cluster.succeed(&job).await?;
     ensure!(
         done.phases[0].attempt == 1,
         "the attempt went on: {:?}",
         done.phases[0]
     );
-    ensure!(!before.is_empty(), "trainers ran when the coordinator died");
-    same(&reference, &weights::export(&cluster, &job, "pretrain")?)
+    same(&reference, &weights::export(&cluster, &job, "pretrain")?)?;
+    cluster.passed()
 }

@@ -71,6 +71,7 @@ pub(crate) struct Verify {
 Examples:
   diptych checkpoint export digits-3f9a01 --out student.safetensors
   diptych checkpoint export digits-3f9a01 --phase pretrain --out encoder.safetensors
+  diptych checkpoint export digits-3f9a01 --phase pretrain --with-head --out pretrained.safetensors
   diptych predict --model student.safetensors photo.jpg")]
 pub(crate) struct Export {
     #[command(flatten)]
@@ -78,6 +79,10 @@ pub(crate) struct Export {
     /// File to write.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    /// Keep the whole projection head (`head.*`), so that another job can go on from it with `from: URL`. torchvision
+    /// does not know these tensors.
+    #[arg(long)]
+    pub(crate) with_head: bool,
 }
 
 /// Never collect this checkpoint.

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use diptych_common::checkpoint::{CheckpointReader, CheckpointRef, LoadError, export};
+use diptych_common::checkpoint::{CheckpointReader, CheckpointRef, Keep, LoadError, export};
 use diptych_common::ids::Step;
 use diptych_common::store::{self, StoreError};
 use diptych_common::units::Bytes;
@@ -32,13 +32,19 @@ pub(super) async fn export<W: Write>(
     args: &Export,
     out: &mut Printer<W>,
 ) -> Result<(), Failure> {
-    out.print(&export_to(client, &args.which, &args.out).await?)
+    let keep = if args.with_head {
+        Keep::NetworkAndHead
+    } else {
+        Keep::Network
+    };
+    out.print(&export_to(client, &args.which, keep, &args.out).await?)
 }
 
 /// Writes the file whole or not at all.
 pub(crate) async fn export_to(
     client: &Client,
     which: &Which,
+    keep: Keep,
     out: &Path,
 ) -> Result<Exported, Failure> {
     let checkpoint = find(client, which).await?;
@@ -47,7 +53,7 @@ pub(crate) async fn export_to(
     let reader = CheckpointReader::open(objects, root, &reference).await?;
     let manifest = reader.manifest();
     let tensors = reader
-        .load(|tensor| export::wanted(manifest, tensor))
+        .load(|tensor| export::wanted(manifest, tensor, keep))
         .await?;
     let file = export::write(manifest, reference.digest, &tensors)
         .map_err(|error| Failure::new(Code::Failed, format!("{}: {error}", checkpoint.manifest)))?;

@@ -1,6 +1,6 @@
 //! One safetensors file that torchvision opens without a converter, and the way back in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use safetensors::SafeTensors;
@@ -70,21 +70,40 @@ pub enum ImportError {
     },
 }
 
-/// Whether a tensor belongs into the export: the encoder, the classifier if any, and the head's layers that the
-/// classifier reads through.
-pub fn wanted(manifest: &Manifest, tensor: &TensorEntry) -> bool {
+/// What an export keeps of a projection head that no classifier reads through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: torchvision's names alone.
+    Network,
+    /// All that the checkpoint has of it, to go on training here.
+    NetworkAndHead,
+}
+
+/// Whether a tensor belongs into the export: the encoder, the classifier if any, the head's layers that the
+/// classifier reads through, and the rest of the head as `keep` says.
+pub fn wanted(manifest: &Manifest, tensor: &TensorEntry, keep: Keep) -> bool {
     let part = tensor.name.split('.').next().unwrap_or_default();
     let classifier = manifest.network.classifier.as_ref();
     let network = matches!(tensor.role, Role::Weight | Role::Statistic);
     network
         && match part {
             "fc" => classifier.is_some(),
-            "head" => classifier
-                .zip(head_layer(&tensor.name))
-                .is_some_and(|(classifier, layer)| layer < classifier.head_layer),
+            "head" => {
+                keep == Keep::NetworkAndHead
+                    || classifier
+                        .zip(head_layer(&tensor.name))
+                        .is_some_and(|(classifier, layer)| layer < classifier.head_layer)
+            }
             "probe" => false,
             _ => true,
         }
+}
+
+/// Layers of the projection head that are whole among these tensors, counted from the first.
+pub fn head_layers<'a>(names: impl IntoIterator<Item = &'a String>) -> u32 {
+    let names: BTreeSet<&str> = names.into_iter().map(String::as_str).collect();
+    let whole = |layer: &u32| names.contains(format!("head.{layer}.weight").as_str());
+    (0..).take_while(whole).count() as u32
 }
 
 /// `i` of `head.{i}.…`.
@@ -128,8 +147,10 @@ pub fn write(
             ));
         }
     }
+    let mut network = manifest.network.clone();
+    network.head = network.head.filter(|_| head_layers(tensors.keys()) > 0);
     let info = ExportInfo {
-        network: manifest.network.clone(),
+        network,
         preprocessing: manifest.preprocessing,
         job: manifest.job.clone(),
         phase: manifest.name.clone(),

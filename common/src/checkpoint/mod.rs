@@ -8,12 +8,13 @@ pub mod dtype; // element types
 pub mod partition; // tensors over ranks
 pub mod shard; // tensors in one object
 pub mod manifest; // what: sizes, hashes, tensor table, lineage
+mod cut; // tensors out of passing pieces
 pub mod reader; // fetch and check
 pub mod export; // one file for torchvision, and back
 
 pub use crate::network::Role;
 pub use dtype::Dtype;
-pub use export::{ExportInfo, ImportError, Imported};
+pub use export::{ExportInfo, ImportError, Imported, Keep};
 pub use key::{CheckpointKey, KeyError, ManifestKey};
 pub use manifest::{
     Classifier, Manifest, ManifestError, NetworkDescription, PhaseWord, Preprocessing,

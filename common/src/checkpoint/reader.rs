@@ -9,14 +9,14 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
-use safetensors::SafeTensors;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::store::{self, StoreError};
 
+use super::cut::Cut;
 use super::{CheckpointRef, Dtype, Manifest, ManifestError, StoredObject, TensorEntry};
 
-/// Objects fetched at once: enough to fill a network link, few enough to bound memory.
+/// Objects fetched at once: enough to fill a network link, few enough to bound memory, since each holds some ranges.
 const PARALLEL: usize = 4;
 
 /// Boxed and named: the compiler cannot prove a stream over a borrowing closure to be Send.
@@ -163,7 +163,7 @@ impl CheckpointReader {
         let mut fetches: Vec<Fetch<'_, Vec<(String, TensorBytes)>>> = Vec::new();
         for (shard, tensors) in by_shard {
             if let Some(object) = self.manifest.objects.get(shard as usize) {
-                let part = async move { pick(&object.key, &self.fetch(object).await?, &tensors) };
+                let part = async move { self.fetch(object, &tensors).await };
                 fetches.push(part.boxed());
             }
         }
@@ -181,7 +181,7 @@ impl CheckpointReader {
     pub async fn verify(&self) -> Result<(), LoadError> {
         let mut fetches: Vec<Fetch<'_, ()>> = Vec::new();
         for object in &self.manifest.objects {
-            fetches.push(self.fetch(object).map_ok(drop).boxed());
+            fetches.push(self.fetch(object, &[]).map_ok(drop).boxed());
         }
         futures::stream::iter(fetches)
             .buffered(PARALLEL)
@@ -189,33 +189,38 @@ impl CheckpointReader {
             .await
     }
 
-    async fn fetch(&self, object: &StoredObject) -> Result<Bytes, LoadError> {
+    /// Reads an object once, checks it, and gives the tensors that are wanted of it.
+    async fn fetch(
+        &self,
+        object: &StoredObject,
+        wanted: &[&TensorEntry],
+    ) -> Result<Vec<(String, TensorBytes)>, LoadError> {
         let key = || object.key.clone();
         let path = store::join(&self.root, &object.key);
-        let words = |error: object_store::Error| match StoreError::from_store(&path, &error) {
+        let words = |error: StoreError| match error {
             StoreError::NotFound { .. } => LoadError::Missing { key: key() },
             other => LoadError::Store(other),
         };
-        let answer = self.store.get(&path).await.map_err(words)?;
-        let size = |found| LoadError::Size {
-            key: key(),
-            expected: object.size,
-            found,
-        };
-        if answer.meta.size != object.size {
-            return Err(size(answer.meta.size));
+        let head = self.store.head(&path).await;
+        let head = head.map_err(|error| words(StoreError::from_store(&path, &error)))?;
+        if head.size != object.size {
+            return Err(LoadError::Size {
+                key: key(),
+                expected: object.size,
+                found: head.size,
+            });
         }
-        let bytes = answer.bytes().await.map_err(words)?;
-        if bytes.len() as u64 != object.size {
-            return Err(size(bytes.len() as u64));
+        let (mut cut, mut hasher) = (Cut::new(&object.key, wanted), Hasher::default());
+        let mut pieces = store::ranges(&*self.store, &path, object.size);
+        while let Some(piece) = pieces.try_next().await.map_err(words)? {
+            cut.take(&piece);
+            let hashed = tokio::task::spawn_blocking(move || hasher.then(&piece)).await;
+            hasher = hashed.map_err(|error| StoreError::Failed {
+                key: key(),
+                reason: error.to_string(),
+            })?;
         }
-        let hashed = bytes.clone();
-        let digest = tokio::task::spawn_blocking(move || Digest::of(&hashed)).await;
-        let failed = |error: tokio::task::JoinError| StoreError::Failed {
-            key: key(),
-            reason: error.to_string(),
-        };
-        let found = digest.map_err(failed)?;
+        let found = hasher.finish();
         if found != object.digest {
             return Err(LoadError::Digest {
                 key: key(),
@@ -223,37 +228,6 @@ impl CheckpointReader {
                 found,
             });
         }
-        Ok(bytes)
+        cut.finish()
     }
-}
-
-/// Cuts tensors out of a shard, without copying.
-fn pick(
-    key: &str,
-    shard: &Bytes,
-    wanted: &[&TensorEntry],
-) -> Result<Vec<(String, TensorBytes)>, LoadError> {
-    let other = |tensor: &str| LoadError::Tensor {
-        key: key.to_owned(),
-        tensor: tensor.to_owned(),
-    };
-    let first = wanted.first().map_or("", |tensor| &tensor.name);
-    let file = SafeTensors::deserialize(shard).map_err(|_| other(first))?;
-    let cut = |entry: &&TensorEntry| {
-        let view = file.tensor(&entry.name).map_err(|_| other(&entry.name))?;
-        let shape: Vec<u64> = view.shape().iter().map(|dim| *dim as u64).collect();
-        if Dtype::try_from(view.dtype()) != Ok(entry.dtype) || shape != entry.shape {
-            return Err(other(&entry.name));
-        }
-        let bytes = shard.slice_ref(view.data());
-        Ok((
-            entry.name.clone(),
-            TensorBytes {
-                dtype: entry.dtype,
-                shape,
-                bytes,
-            },
-        ))
-    };
-    wanted.iter().map(cut).collect()
 }

@@ -245,7 +245,8 @@ draft! {
         /// Default 0.9.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub momentum: Option<f64>,
-        /// Default 0. Batch norms, biases and the classifier are left out under LARS; batch norms under SGD.
+        /// Default 0. Batch norms are left out, and under LARS biases. The classifier and the probe decay, but LARS does not
+        /// adapt their rate.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub weight_decay: Option<f64>,
         /// LARS only. Default 0.001.
@@ -305,7 +306,8 @@ draft! {
 draft! {
     /// When and how to evaluate.
     pub struct EvaluateDraft {
-        /// Evaluate every this many epochs, and at the end. Default: only at the end.
+        /// Evaluate every this many epochs, and at the end. Default: in pretrain after every tenth of the phase, at least
+        /// an epoch apart; elsewhere only at the end.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub every_epochs: Option<f64>,
         /// pretrain: neighbours of the kNN classifier; 0 turns it off. Default 200.

@@ -196,6 +196,6 @@ pub struct CheckpointSpec {
 /// When to evaluate; always at the end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvaluateSpec {
-    /// Every this many epochs as well.
+    /// Every this many epochs as well; `None` for the default of the kind.
     pub every_epochs: Option<f64>,
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use diptych_common::checkpoint::{
-    CheckpointReader, CheckpointRef, Classifier, Dtype, LoadError, Manifest, NetworkDescription,
-    PhaseWord, Preprocessing, Role, StoredObject, TensorMeta, export, partition, shard,
+    CheckpointReader, CheckpointRef, Classifier, Dtype, Keep, LoadError, Manifest,
+    NetworkDescription, PhaseWord, Preprocessing, Role, StoredObject, TensorMeta, export,
+    partition, shard,
 };
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
@@ -227,7 +228,7 @@ async fn an_export_holds_what_torchvision_wants_and_says_where_it_is_from() {
     let saved = save(2).await;
     let reader = saved.open().await.expect("opens");
     let tensors = reader
-        .load(|tensor| export::wanted(&saved.manifest, tensor))
+        .load(|tensor| export::wanted(&saved.manifest, tensor, Keep::Network))
         .await
         .expect("loads");
     let file = Bytes::from(
@@ -254,4 +255,24 @@ async fn an_export_holds_what_torchvision_wants_and_says_where_it_is_from() {
     );
     assert_eq!(info.preprocessing, saved.manifest.preprocessing);
     assert!(export::read(&file.slice(..100)).is_err());
+}
+
+#[tokio::test]
+async fn a_pretrained_head_is_exported_on_demand_only() {
+    let saved = save(1).await;
+    let mut manifest = saved.manifest.clone();
+    manifest.network.classifier = None;
+    let reader = saved.open().await.expect("opens");
+    for (keep, layers) in [(Keep::Network, 0), (Keep::NetworkAndHead, 2)] {
+        let tensors = reader
+            .load(|tensor| export::wanted(&manifest, tensor, keep))
+            .await
+            .expect("loads");
+        let file = export::write(&manifest, saved.reference.digest, &tensors).expect("writes");
+        let imported = export::read(&file.into()).expect("reads");
+        assert_eq!(export::head_layers(imported.tensors.keys()), layers);
+        let info = imported.info.expect("is described");
+        assert_eq!(info.network.head.is_some(), layers > 0);
+        assert!(!imported.tensors.contains_key("fc.weight"));
+    }
 }

@@ -4,7 +4,7 @@ use diptych_common::ids::{JobId, Rank};
 
 use crate::core::{
     Hold, Job, Now, Order, OrderTo, Outcome, PhaseState, Placement, PrepareOrder, Progress, RankId,
-    RankState, Run, Seat, Stage, State,
+    RankState, Run, Seat, Stage, State, UnixMs,
 };
 use crate::place::{GangRequest, Problem, solve};
 use crate::queue::{Readiness, readiness};
@@ -101,7 +101,7 @@ fn start(state: &mut State, id: &JobId, seats: Vec<Seat>, now: Now, out: &mut Ou
         }
         let order = state
             .job(id)
-            .and_then(|job| prepare_order(job, index, rank));
+            .and_then(|job| prepare_order(job, index, rank, now.wall));
         let session = state
             .worker(&seat.worker)
             .and_then(|worker| worker.session());
@@ -112,12 +112,15 @@ fn start(state: &mut State, id: &JobId, seats: Vec<Seat>, now: Now, out: &mut Ou
 }
 
 /// What one rank of a live attempt needs to start.
-pub fn prepare_order(job: &Job, index: usize, rank: Rank) -> Option<Order> {
+pub fn prepare_order(job: &Job, index: usize, rank: Rank, now: UnixMs) -> Option<Order> {
     let phase = &job.phases[index];
     let placement = phase.placement()?;
     let plan = &job.submission.phases[index];
     let seat = placement.seats.get(rank.get() as usize)?;
     let resume = placement.resume.and_then(|id| phase.checkpoints.get(&id));
+    let saved = resume
+        .map(|checkpoint| checkpoint.record.at)
+        .or(phase.record.started);
     let input = |input: &diptych_common::ids::PhaseIndex| {
         let (phase, plan) = (
             &job.phases[input.get() as usize],
@@ -144,5 +147,6 @@ pub fn prepare_order(job: &Job, index: usize, rank: Rank) -> Option<Order> {
         secret: job.attempt_secret(placement.attempt),
         resume: resume.map(|checkpoint| checkpoint.reference(plan.name.as_str())),
         inputs: plan.inputs.iter().filter_map(input).collect(),
+        unsaved: saved.map_or_else(Default::default, |at| now.since(at)),
     })))
 }

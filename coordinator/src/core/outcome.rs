@@ -200,6 +200,8 @@ pub struct PrepareOrder {
     pub resume: Option<CheckpointRef>,
     /// Final checkpoints of the phases that it reads.
     pub inputs: Vec<CheckpointRef>,
+    /// Since `resume` was committed or, without one, since the phase first started.
+    pub unsaved: std::time::Duration,
 }
 
 /// Why a client's wish is refused. Nothing has changed.
@@ -289,6 +291,7 @@ impl PartialEq for PrepareOrder {
             && Arc::ptr_eq(&self.submission, &other.submission)
             && self.resume == other.resume
             && self.inputs == other.inputs
+            && self.unsaved == other.unsaved
     }
 }
 

@@ -26,7 +26,7 @@ impl Mono {
     }
 }
 
-/// Wall-clock milliseconds since 1970, for people. No decision reads it.
+/// Wall-clock milliseconds since 1970, for people and for ages that outlive this process. No decision reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixMs(u64);
@@ -40,6 +40,11 @@ impl UnixMs {
     /// Milliseconds since 1970.
     pub const fn get(self) -> u64 {
         self.0
+    }
+
+    /// How long ago `earlier` was; zero if clocks say that it is still to come.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 

@@ -345,6 +345,7 @@ fn prepare(order: PrepareOrder) -> v1::RankCommand {
             .into_iter()
             .map(|input| (input.phase.clone(), reference(input)))
             .collect(),
+        unsaved_ms: u64::try_from(order.unsaved.as_millis()).unwrap_or(u64::MAX),
     };
     command(order.to, v1::rank_command::Command::Prepare(prepare))
 }

@@ -173,7 +173,7 @@ fn reconcile(
                 }
                 if let Some(order) = state
                     .job(id)
-                    .and_then(|job| assign::prepare_order(job, index, rank))
+                    .and_then(|job| assign::prepare_order(job, index, rank, now.wall))
                 {
                     out.send(registration.session, order);
                 }

@@ -188,3 +188,31 @@ fn the_newest_attempt_of_a_step_is_the_newest() {
     };
     assert!(id(4, 9) < id(5, 1) && id(5, 1) < id(5, 2));
 }
+
+#[test]
+fn a_new_attempt_hears_how_old_its_state_is() {
+    let mut env = running(1);
+    let unsaved_after_a_crash = |env: &mut Env| {
+        env.orders.clear();
+        let attempt = env.live("job-1").1;
+        env.say_as("w1", "job-1", attempt, 0, exited(Exit::Signal(9)));
+        env.wait_alive(3_000, &["w1"]);
+        let told = env.orders.iter().find_map(|(_, order)| match order {
+            Order::Prepare(prepare) => Some(prepare.unsaved.as_millis()),
+            _ => None,
+        });
+        env.all_ready("job-1", 0);
+        told.expect("a new attempt")
+    };
+    env.wait_alive(50_000, &["w1"]);
+    let since_its_start = unsaved_after_a_crash(&mut env);
+    assert!(since_its_start >= 50_000, "{since_its_start}");
+    env.save("job-1", 4);
+    env.verify_all(None);
+    env.wait_alive(7_000, &["w1"]);
+    let since_the_commit = unsaved_after_a_crash(&mut env);
+    assert!(
+        (7_000..50_000).contains(&since_the_commit),
+        "{since_the_commit}"
+    );
+}

@@ -88,8 +88,10 @@ pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
                 .as_secs_f64(),
         );
         let object = loop {
-            if let Some(Saved::Part { object, .. }) = saver.wait(Duration::from_secs(1))? {
-                break object;
+            match saver.wait(Duration::from_secs(1))? {
+                Some(Saved::Part { object, .. }) => break object,
+                Some(Saved::Failed { error, .. }) => return Err(error.into()),
+                Some(Saved::Manifest(_)) | None => {}
             }
         };
         let manifest = Manifest {
@@ -120,10 +122,13 @@ pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
         let (bytes, digest) = manifest.encode()?;
         let reference = manifest.reference(digest);
         saver.save_manifest(reference.clone(), Bytes::from(bytes))?;
-        while !matches!(
-            saver.wait(Duration::from_secs(1))?,
-            Some(Saved::Manifest(_))
-        ) {}
+        loop {
+            match saver.wait(Duration::from_secs(1))? {
+                Some(Saved::Manifest(_)) => break,
+                Some(Saved::Failed { error, .. }) => return Err(error.into()),
+                Some(Saved::Part { .. }) | None => {}
+            }
+        }
         saves.push(started.elapsed().as_secs_f64());
         last = Some(reference);
     }

@@ -9,17 +9,12 @@ use diptych_common::checkpoint::{CheckpointRef, StoredObject};
 use diptych_common::digest::Digest;
 use diptych_common::ids::Step;
 use diptych_common::store::{self, StoreError};
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 
 use super::flat::{FileLayout, FlatFile};
 use crate::phase::PhaseError;
 use crate::project::NamedTensor;
-
-/// Objects above this size go up in parts of it, a few at once.
-const UPLOAD_PART: usize = 16 << 20;
-/// Parts of one object under way at once.
-const UPLOADS: usize = 4;
 
 /// Where the objects of a job go.
 #[derive(Debug, Clone)]
@@ -32,12 +27,12 @@ pub struct Storage {
 #[derive(Debug)]
 pub struct Saver {
     orders: Sender<Order>,
-    outcomes: Receiver<Result<Outcome, PhaseError>>,
+    outcomes: Receiver<Outcome>,
     buffer: Buffer,
     manifest_under_way: bool,
 }
 
-/// What has reached the store.
+/// What has reached the store, or has not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Saved {
     /// This rank's part of a save.
@@ -49,6 +44,13 @@ pub enum Saved {
     },
     /// A manifest.
     Manifest(CheckpointRef),
+    /// An object that the store did not take, after its own retries; a later save may fare better.
+    Failed {
+        /// The save.
+        step: Step,
+        /// The store's words; they name the object.
+        error: StoreError,
+    },
 }
 
 #[derive(Debug)]
@@ -74,10 +76,13 @@ enum Order {
 enum Outcome {
     Part {
         step: Step,
-        object: StoredObject,
+        written: Result<StoredObject, StoreError>,
         file: FlatFile,
     },
-    Manifest(CheckpointRef),
+    Manifest {
+        checkpoint: CheckpointRef,
+        written: Result<(), StoreError>,
+    },
 }
 
 /// Lets [`Bytes`] hold the file while it is sent.
@@ -106,36 +111,20 @@ impl Storage {
         (&self.store, &self.root)
     }
 
-    async fn write(&self, key: &str, bytes: Bytes) -> Result<StoredObject, PhaseError> {
+    async fn write(&self, key: &str, bytes: Bytes) -> Result<StoredObject, StoreError> {
         let hashed = bytes.clone();
         let digest = tokio::task::spawn_blocking(move || Digest::of(&hashed));
         let size = bytes.len() as u64;
-        let path = store::join(&self.root, key);
-        if bytes.len() <= UPLOAD_PART {
-            store::put_create(&*self.store, &path, bytes).await?;
-        } else {
-            self.upload(&path, bytes)
-                .await
-                .map_err(|error| StoreError::from_store(&path, &error))?;
-        }
-        let digest = digest
-            .await
-            .map_err(|error| PhaseError::Internal(format!("hashing {key}: {error}")))?;
+        store::put_create(&*self.store, &store::join(&self.root, key), bytes).await?;
+        let digest = digest.await.map_err(|error| StoreError::Failed {
+            key: key.to_owned(),
+            reason: format!("hashing it failed: {error}"),
+        })?;
         Ok(StoredObject {
             key: key.to_owned(),
             size,
             digest,
         })
-    }
-
-    async fn upload(&self, path: &Path, bytes: Bytes) -> object_store::Result<()> {
-        let mut upload =
-            WriteMultipart::new_with_chunk_size(self.store.put_multipart(path).await?, UPLOAD_PART);
-        for start in (0..bytes.len()).step_by(UPLOAD_PART) {
-            upload.wait_for_capacity(UPLOADS).await?;
-            upload.put(bytes.slice(start..bytes.len().min(start + UPLOAD_PART)));
-        }
-        upload.finish().await.map(drop)
     }
 }
 
@@ -219,13 +208,13 @@ impl Saver {
         self.order(Order::Manifest { checkpoint, bytes })
     }
 
-    /// What has reached the store since the last call.
+    /// What has reached the store, or failed to, since the last call.
     ///
     /// # Errors
-    /// The store's failure.
+    /// [`PhaseError::Internal`] where the thread has died.
     pub fn poll(&mut self) -> Result<Option<Saved>, PhaseError> {
         match self.outcomes.try_recv() {
-            Ok(outcome) => self.take(outcome).map(Some),
+            Ok(outcome) => Ok(Some(self.take(outcome))),
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => Err(thread_died()),
         }
@@ -234,24 +223,40 @@ impl Saver {
     /// As [`Saver::poll`], but waits up to `patience`.
     ///
     /// # Errors
-    /// The store's failure.
+    /// [`PhaseError::Internal`] where the thread has died.
     pub fn wait(&mut self, patience: Duration) -> Result<Option<Saved>, PhaseError> {
         match self.outcomes.recv_timeout(patience) {
-            Ok(outcome) => self.take(outcome).map(Some),
+            Ok(outcome) => Ok(Some(self.take(outcome))),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(thread_died()),
         }
     }
 
-    fn take(&mut self, outcome: Result<Outcome, PhaseError>) -> Result<Saved, PhaseError> {
-        match outcome? {
-            Outcome::Part { step, object, file } => {
+    fn take(&mut self, outcome: Outcome) -> Saved {
+        match outcome {
+            Outcome::Part {
+                step,
+                written,
+                file,
+            } => {
                 self.buffer = Buffer::Free(file);
-                Ok(Saved::Part { step, object })
+                match written {
+                    Ok(object) => Saved::Part { step, object },
+                    Err(error) => Saved::Failed { step, error },
+                }
             }
-            Outcome::Manifest(checkpoint) => {
+            Outcome::Manifest {
+                checkpoint,
+                written,
+            } => {
                 self.manifest_under_way = false;
-                Ok(Saved::Manifest(checkpoint))
+                match written {
+                    Ok(()) => Saved::Manifest(checkpoint),
+                    Err(error) => Saved::Failed {
+                        step: checkpoint.step,
+                        error,
+                    },
+                }
             }
         }
     }
@@ -265,25 +270,31 @@ fn thread_died() -> PhaseError {
     PhaseError::Internal("the checkpoint thread has died".to_owned())
 }
 
-async fn carry_out(storage: &Storage, order: Order) -> Result<Outcome, PhaseError> {
+async fn carry_out(storage: &Storage, order: Order) -> Outcome {
     match order {
         Order::Part { step, key, file } => {
             let (layout, memory) = file.finish();
             let memory = Arc::new(memory);
-            let object = storage
-                .write(&key, Bytes::from_owner(Shared(Arc::clone(&memory))))
-                .await?;
+            let bytes = Bytes::from_owner(Shared(Arc::clone(&memory)));
+            let written = storage.write(&key, bytes).await;
             // The store lets go of the bytes when it is done; if it has not yet, the next save takes other memory.
             let file = match Arc::try_unwrap(memory) {
                 Ok(memory) => FlatFile::reuse(layout, memory),
                 Err(_) => FlatFile::new(layout),
             };
-            Ok(Outcome::Part { step, object, file })
+            Outcome::Part {
+                step,
+                written,
+                file,
+            }
         }
         Order::Manifest { checkpoint, bytes } => {
             let key = store::join(&storage.root, &checkpoint.manifest.to_string());
-            store::put_create(&*storage.store, &key, bytes).await?;
-            Ok(Outcome::Manifest(checkpoint))
+            let written = store::put_create(&*storage.store, &key, bytes).await;
+            Outcome::Manifest {
+                checkpoint,
+                written,
+            }
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::reduce::Buckets;
 /// | classifier and probe weight | yes | no |
 /// | bias | SGD only | no |
 /// | batch norm | no | no |
+///
+/// The official code has no decay of the supervised head in LARS, but adds `decay · ½‖w‖²` of its weight to the loss:
+/// the same gradient.
 #[derive(Debug)]
 pub struct Optimizer {
     trust_coefficient: f64,
@@ -149,8 +152,12 @@ fn is_finite(tensor: &Tensor) -> Result<bool, StepError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use diptych_common::spec::{BasicShortcut, EncoderSpec, Precision, Scaling, Stem};
     use tch::{Kind, no_grad};
+
+    use super::*;
+    use crate::device::Compute;
+    use crate::project::ModelSpec;
 
     fn optimizer(nesterov: bool) -> Optimizer {
         let weight = |n: i64, phase: f64| {
@@ -170,6 +177,51 @@ mod tests {
             weights,
             decay: vec![1e-2, 0.0, 1e-2],
             adapt: vec![1, 0, 1],
+        }
+    }
+
+    #[test]
+    fn every_role_decays_and_adapts_as_the_official_code_has_it() {
+        let model = Model::new(
+            &ModelSpec {
+                encoder: EncoderSpec {
+                    depth: 18,
+                    width: 1.0 / 16.0,
+                    stem: Stem::Cifar,
+                    basic_shortcut: BasicShortcut::Identity,
+                },
+                head: None,
+                classes: Some(3),
+                probe: Some(3),
+            },
+            1,
+            Compute::cpu(Precision::Fp32),
+        )
+        .expect("a model");
+        let lars = Rule::Lars {
+            trust_coefficient: 0.001,
+        };
+        for (rule, bias_decays, adapted) in [(lars, 0.0, 1), (Rule::Sgd, 0.1, 0)] {
+            let spec = OptimizerSpec {
+                rule,
+                learning_rate: 1.0,
+                scaling: Scaling::None,
+                warmup_epochs: 0.0,
+                momentum: 0.9,
+                weight_decay: 0.1,
+            };
+            let optimizer = Optimizer::new(&spec, &model).expect("an optimiser");
+            let of = |name: &str| {
+                let place = optimizer.names.iter().position(|own| own == name);
+                let place = place.expect("is trained");
+                (optimizer.decay[place], optimizer.adapt[place])
+            };
+            assert_eq!(of("conv1.weight"), (0.1, adapted));
+            assert_eq!(of("fc.weight"), (0.1, 0));
+            assert_eq!(of("probe.weight"), (0.1, 0));
+            assert_eq!(of("fc.bias"), (bias_decays, 0));
+            assert_eq!(of("bn1.weight"), (0.0, 0));
+            assert_eq!(of("bn1.bias"), (0.0, 0));
         }
     }
 

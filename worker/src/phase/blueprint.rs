@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription};
+use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription, export};
 use diptych_common::digest::Digest;
 use diptych_common::ids::PhaseName;
 use diptych_common::spec::{HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source};
@@ -33,6 +33,18 @@ pub struct Start {
     pub parent: Option<Digest>,
     /// Encoder and head tensors by name.
     pub tensors: BTreeMap<String, Tensor>,
+    /// Whether the projection head starts from them, too; an import may have none.
+    pub head: bool,
+}
+
+// === impl Start ===
+
+impl Start {
+    /// Whether the network's tensor of this name starts from these. Classifiers and probes always start anew.
+    pub fn gives(&self, name: &str) -> bool {
+        let part = name.split('.').next().unwrap_or_default();
+        !matches!(part, "fc" | "probe") && (self.head || part != "head")
+    }
 }
 
 /// Plans the network of every kind but `distill`. `classes` are those of the labels, where the phase uses any.
@@ -50,7 +62,10 @@ pub fn plan(
     let encoder = spec.encoder_of(phase).clone();
     match &phase.kind {
         PhaseKind::Pretrain(pretrain) => {
-            let (start, _) = open(&pretrain.from, inputs, storage)?;
+            let (mut start, _) = open(&pretrain.from, inputs, storage)?;
+            if let Some(start) = &mut start {
+                start.head = export::head_layers(start.tensors.keys()) >= pretrain.head.layers;
+            }
             let probe = count.filter(|_| pretrain.probe != Some(false));
             let head = HeadPart {
                 spec: pretrain.head.clone(),
@@ -103,18 +118,19 @@ fn classifier(
 ) -> Result<Blueprint, PhaseError> {
     let classes = classes.unwrap_or_default().to_vec();
     let (start, network) = open(from, inputs, storage)?;
-    let head = match network {
-        Some(network) => network.head,
-        None => Some(spec.head().clone()),
-    };
-    let head = (head_layer > 0).then(|| {
-        head.ok_or_else(|| {
-            PhaseError::Refused(format!(
-                "head_layer {head_layer} is asked for, but the source has no projection head: use 0"
-            ))
-        })
+    let head: Option<HeadSpec> = (head_layer > 0).then(|| {
+        let described = network.and_then(|network| network.head);
+        described.unwrap_or_else(|| spec.head().clone())
     });
-    let head: Option<HeadSpec> = head.transpose()?;
+    if let Some(start) = &start
+        && export::head_layers(start.tensors.keys()) < head_layer
+    {
+        return Err(PhaseError::Refused(format!(
+            "head_layer {head_layer} is asked for, but {} holds no such layer of a projection head: export it again \
+             with `diptych checkpoint export --with-head`, or use head_layer 0",
+            start.object
+        )));
+    }
     let part = head.clone().map(|spec| HeadPart {
         spec,
         layers: head_layer,
@@ -154,6 +170,7 @@ fn open(
                     object,
                     parent: Some(checkpoint.digest),
                     tensors,
+                    head: true,
                 }),
                 Some(manifest.network),
             ))
@@ -166,6 +183,7 @@ fn open(
                     object: url.clone(),
                     parent: None,
                     tensors,
+                    head: true,
                 }),
                 network,
             ))

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use diptych_common::ids::Step;
-use diptych_common::spec::{CheckpointSpec, EvaluateSpec};
+use diptych_common::spec::{PhaseKind, PhaseSpec};
+
+/// Evaluations of a pretraining that names no interval, the last one included.
+const PRETRAIN_EVALUATIONS: u64 = 10;
 
 /// When to save and to evaluate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,21 +18,25 @@ pub struct Cadence {
 }
 
 impl Cadence {
-    /// The cadence of a phase of `total` steps over `examples` images with `batch` images a step.
-    pub fn new(
-        checkpoint: &CheckpointSpec,
-        evaluate: &EvaluateSpec,
-        total: Step,
-        examples: u64,
-        batch: u32,
-    ) -> Self {
-        let steps =
-            |epochs: f64| ((epochs * examples as f64 / f64::from(batch)).round() as u64).max(1);
+    /// The cadence of a phase of `total` steps over `examples` images.
+    ///
+    /// Nobody sees from the loss whether pretraining goes well, so that it is evaluated on the way unless the spec
+    /// says when: after every tenth, at least an epoch apart. Other phases are evaluated at their end.
+    pub fn new(phase: &PhaseSpec, total: Step, examples: u64) -> Self {
+        let steps = |epochs: f64| {
+            ((epochs * examples as f64 / f64::from(phase.batch)).round() as u64).max(1)
+        };
+        let usual = match phase.kind {
+            PhaseKind::Pretrain(_) => {
+                Some(total.get().div_ceil(PRETRAIN_EVALUATIONS).max(steps(1.0)))
+            }
+            PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) | PhaseKind::Distill(_) => None,
+        };
         Self {
             total: total.get(),
-            save_every: checkpoint.every,
-            save_every_steps: checkpoint.every_steps,
-            evaluate_every_steps: evaluate.every_epochs.map(steps),
+            save_every: phase.checkpoint.every,
+            save_every_steps: phase.checkpoint.every_steps,
+            evaluate_every_steps: phase.evaluate.every_epochs.map(steps).or(usual),
         }
     }
 
@@ -53,19 +60,33 @@ impl Cadence {
 
 #[cfg(test)]
 mod tests {
+    use diptych_common::spec::{JobDraft, JobSpec};
+
     use super::*;
+
+    /// A phase of 20 images a step with these fields, over 100 images.
+    fn cadence(kind: &str, total: u64, fields: &str) -> Cadence {
+        let yaml = format!(
+            "apiVersion: diptych/v1\nname: x\nstorage: file:///x\ndata: {{train: {{url: file:///x}}}}\n\
+             encoder: {{depth: 18}}\nphases:\n- {{name: x, kind: {kind}, batch: 20, steps: {total}, \
+             optimizer: {{kind: sgd, learning_rate: 1.0}}, augment: {{image_size: 32}}, {fields}}}\n"
+        );
+        let spec = JobSpec::try_from(JobDraft::from_yaml(&yaml).expect("a draft")).expect("valid");
+        Cadence::new(&spec.phases()[0], Step::new(total), 100)
+    }
+
+    fn evaluations(cadence: &Cadence) -> Vec<u64> {
+        let due = |step: &u64| cadence.evaluate_due(Step::new(*step));
+        (1..=cadence.total).filter(due).collect()
+    }
 
     #[test]
     fn saves_by_time_or_steps_and_never_twice_at_the_end() {
-        let checkpoint = CheckpointSpec {
-            every: Duration::from_secs(60),
-            every_steps: Some(10),
-            keep: 1,
-        };
-        let evaluate = EvaluateSpec {
-            every_epochs: Some(2.0),
-        };
-        let cadence = Cadence::new(&checkpoint, &evaluate, Step::new(40), 100, 20);
+        let cadence = cadence(
+            "pretrain",
+            40,
+            "checkpoint: {every: 60s, every_steps: 10}, evaluate: {every_epochs: 2}",
+        );
         let (short, long) = (Duration::from_secs(1), Duration::from_secs(60));
         let saves: Vec<_> = (1..=40)
             .filter(|step| cadence.save_due(Step::new(*step), short))
@@ -73,9 +94,18 @@ mod tests {
         assert_eq!(saves, [10, 20, 30]);
         assert!(cadence.save_due(Step::new(7), long));
         assert!(!cadence.save_due(Step::new(40), long));
-        let evaluations: Vec<_> = (1..=40)
-            .filter(|step| cadence.evaluate_due(Step::new(*step)))
-            .collect();
-        assert_eq!(evaluations, [10, 20, 30]);
+        assert_eq!(evaluations(&cadence), [10, 20, 30]);
+    }
+
+    #[test]
+    fn pretraining_is_evaluated_every_tenth_but_not_twice_an_epoch() {
+        let tenths = evaluations(&cadence("pretrain", 100, ""));
+        assert_eq!(tenths, [10, 20, 30, 40, 50, 60, 70, 80, 90]);
+        assert_eq!(evaluations(&cadence("pretrain", 12, "")), [5, 10]);
+        assert_eq!(evaluations(&cadence("pretrain", 5, "")), [0; 0]);
+        assert_eq!(
+            evaluations(&cadence("finetune", 100, "from: random")),
+            [0; 0]
+        );
     }
 }

@@ -39,10 +39,39 @@ pub fn accuracy(
     reading: &Reading,
     gang: &Gang,
 ) -> Result<Tally, PhaseError> {
+    tally(model, data, reading, gang, |outputs| Ok(outputs.logits))
+}
+
+/// Top-1 and top-5 accuracy on `data` of the probe on the encoder's features, over all ranks.
+///
+/// # Errors
+/// Fails where data, libtorch or a collective does.
+pub fn probe_accuracy(
+    model: &Model,
+    data: &Source,
+    reading: &Reading,
+    gang: &Gang,
+) -> Result<Tally, PhaseError> {
+    tally(model, data, reading, gang, |outputs| {
+        match outputs.layers.first() {
+            Some(features) => Ok(model.probe(features)?),
+            None => Ok(None),
+        }
+    })
+}
+
+/// Counts what `scores` gets right.
+fn tally(
+    model: &Model,
+    data: &Source,
+    reading: &Reading,
+    gang: &Gang,
+    scores: impl Fn(Outputs) -> Result<Option<Tensor>, PhaseError>,
+) -> Result<Tally, PhaseError> {
     let mut tally = Tally::default();
     let left_out = each_batch(model, data, reading, gang, |outputs, labels| {
-        if let Some(logits) = outputs.logits {
-            tally.add(&logits, &labels)?;
+        if let Some(scores) = scores(outputs)? {
+            tally.add(&scores, &labels)?;
         }
         Ok(())
     })?;

@@ -44,7 +44,16 @@ pub struct Keeper {
     saver: Saver,
     results: BTreeMap<Step, BTreeMap<String, f64>>,
     committed: Option<Step>,
-    last: Instant,
+    /// The phase's last save, which must succeed, once it has begun.
+    last: Option<Step>,
+    age: Age,
+}
+
+/// How old the newest save is, over attempts.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    since: Instant,
+    before: Duration,
 }
 
 impl Keeper {
@@ -88,18 +97,31 @@ impl Keeper {
             saver,
             results,
             committed: None,
-            last: Instant::now(),
+            last: None,
+            age: Age {
+                since: Instant::now(),
+                before: assignment.unsaved,
+            },
         })
     }
 
-    /// Time since the last save began.
+    /// Time since the last save began; at first that of an earlier attempt, so that attempts which die young save too.
     pub fn since_last(&self) -> Duration {
-        self.last.elapsed()
+        self.age.before.saturating_add(self.age.since.elapsed())
     }
 
     /// Whether this rank still writes.
     pub fn busy(&self) -> bool {
         self.saver.busy()
+    }
+
+    /// As [`Keeper::save`], for the last step of the phase: where this save fails, the attempt does.
+    ///
+    /// # Errors
+    /// As [`Keeper::save`].
+    pub fn save_last(&mut self, learner: &Learner, results: &Values) -> Result<(), PhaseError> {
+        self.last = Some(learner.step);
+        self.save(learner, results)
     }
 
     /// Takes the snapshot of a step and starts to write this rank's part.
@@ -115,21 +137,25 @@ impl Keeper {
         let key = self.key(learner.step).shard(self.rank);
         let stall = self.saver.save_part(learner.step, key, &learner.state())?;
         tracing::info!(step = learner.step.get(), ?stall, "snapshot taken");
-        self.last = Instant::now();
+        self.age = Age {
+            since: Instant::now(),
+            before: Duration::ZERO,
+        };
         Ok(())
     }
 
-    /// Reports what has reached the store and does what the coordinator asked; never waits.
+    /// Reports what has reached the store and does what the coordinator asked; never waits. A save that failed is
+    /// reported too, and a later one is hoped for.
     ///
     /// # Errors
-    /// The store's failure, or an abort.
+    /// The failure of the phase's last save, or an abort.
     pub fn attend(&mut self, control: &Control) -> Result<(), PhaseError> {
         control.check()?;
         while let Some(command) = control.try_command() {
             self.obey(command)?;
         }
         while let Some(saved) = self.saver.poll()? {
-            report(control, saved);
+            self.report(control, saved)?;
         }
         Ok(())
     }
@@ -159,7 +185,7 @@ impl Keeper {
     fn turn(&mut self, control: &Control) -> Result<(), PhaseError> {
         if self.busy() {
             if let Some(saved) = self.saver.wait(TURN)? {
-                report(control, saved);
+                self.report(control, saved)?;
             }
         } else if let Some(command) = control.next_command(TURN)? {
             self.obey(command)?;
@@ -217,20 +243,26 @@ impl Keeper {
             .save_manifest(manifest.reference(digest), Bytes::from(bytes))
     }
 
+    fn report(&self, control: &Control, saved: Saved) -> Result<(), PhaseError> {
+        control.report(match saved {
+            Saved::Part { step, object } => Report::PartSaved {
+                step,
+                objects: vec![object],
+            },
+            Saved::Manifest(checkpoint) => Report::ManifestWritten(checkpoint),
+            Saved::Failed { step, error } if self.last == Some(step) => return Err(error.into()),
+            Saved::Failed { step, error } => Report::Notice {
+                kind: "save_failed",
+                message: format!("step {step}: {error}; training goes on to the next save"),
+            },
+        });
+        Ok(())
+    }
+
     fn key(&self, step: Step) -> CheckpointKey {
         CheckpointKey {
             step,
             ..self.frame.key.clone()
         }
     }
-}
-
-fn report(control: &Control, saved: Saved) {
-    control.report(match saved {
-        Saved::Part { step, object } => Report::PartSaved {
-            step,
-            objects: vec![object],
-        },
-        Saved::Manifest(checkpoint) => Report::ManifestWritten(checkpoint),
-    });
 }

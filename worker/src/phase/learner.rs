@@ -40,9 +40,8 @@ impl Learner {
     ) -> Result<Self, PhaseError> {
         let mut model = Model::new(&blueprint.model, seed, compute)?;
         if let Some(start) = &blueprint.start {
-            let shared = |name: &str| !name.starts_with("fc.") && !name.starts_with("probe.");
             model
-                .load(&start.tensors, shared)
+                .load(&start.tensors, |name| start.gives(name))
                 .map_err(|error| misfit(&start.object, &error))?;
         }
         if matches!(phase.kind, PhaseKind::LinearEval(_)) {

@@ -27,7 +27,7 @@ use crate::collective::tcp::{Identity, Listener, Secret};
 use crate::collective::{Gang, solo};
 use crate::device::Compute;
 use crate::project::Model;
-use crate::trainer::{Assignment, Begin, Control, Ready};
+use crate::trainer::{Assignment, Begin, Control, Ready, Report};
 
 /// Longest that ranks may take to connect.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -136,6 +136,19 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
         compute,
         examples,
     )?;
+    let headless = blueprint.start.as_ref().filter(|start| !start.head);
+    if let Some(start) = headless.filter(|_| assignment.resume.is_none()) {
+        let message = format!(
+            "{} holds no whole projection head: phase {} starts a fresh one",
+            start.object, phase.name
+        );
+        if assignment.rank == Rank::new(0) {
+            control.report(Report::Notice {
+                kind: "fresh_head",
+                message,
+            });
+        }
+    }
     let mut parent = blueprint.start.as_ref().and_then(|start| start.parent);
     if let Some(checkpoint) = &assignment.resume {
         resume(&assignment, &storage, &mut learner, &data)?;

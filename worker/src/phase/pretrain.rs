@@ -55,12 +55,17 @@ impl Task for Pretrain {
             ("contrast_entropy", found.entropy),
         ];
         if let Some(probe) = found.probe {
-            values.extend([("probe_loss", probe.loss), ("probe_top1", probe.accuracy)]);
+            values.extend([
+                ("probe_loss", probe.loss),
+                ("probe_train_top1", probe.accuracy),
+            ]);
         }
         Ok(values)
     }
 
     fn evaluate(&mut self, learner: &Learner, gang: &Gang) -> Result<Values, PhaseError> {
-        self.data.neighbours(self.spec.knn, learner, gang)
+        let mut values = self.data.probe(learner, gang)?;
+        values.extend(self.data.neighbours(self.spec.knn, learner, gang)?);
+        Ok(values)
     }
 }

@@ -70,6 +70,24 @@ impl EvalData {
         ])
     }
 
+    /// `probe_top1` and `probe_top5` of the concurrent linear probe, where there is one and the data has labels.
+    ///
+    /// # Errors
+    /// As [`evaluation::probe_accuracy`].
+    pub fn probe(&self, learner: &Learner, gang: &Gang) -> Result<Values, PhaseError> {
+        let Some(eval) = self.eval.as_ref().filter(|eval| eval.index().labelled()) else {
+            return Ok(Vec::new());
+        };
+        if !learner.model.has_probe() {
+            return Ok(Vec::new());
+        }
+        let tally = evaluation::probe_accuracy(&learner.model, eval, &self.reading, gang)?;
+        Ok(vec![
+            ("probe_top1", tally.top1_share()),
+            ("probe_top5", tally.top5_share()),
+        ])
+    }
+
     /// `knn_top1` of the encoder's features, where both data sets have labels.
     ///
     /// # Errors

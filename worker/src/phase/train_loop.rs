@@ -47,13 +47,7 @@ impl Prepared {
         let mut keeper = Keeper::start(&self)?;
         let mut buckets = Buckets::new(&self.learner.model, gang.gradients.clone())?;
         let (total, phase) = (self.learner.total(), self.phase.clone());
-        let cadence = Cadence::new(
-            &phase.checkpoint,
-            &phase.evaluate,
-            total,
-            self.examples,
-            phase.batch,
-        );
+        let cadence = Cadence::new(&phase, total, self.examples);
         let mut bad_share = BadShare::new(&self.used, phase.max_bad_images);
         let first = gang.rank() == Rank::new(0);
         let every = total.get().div_ceil(POINTS).max(1);
@@ -135,7 +129,7 @@ impl Prepared {
         let step = self.learner.step;
         let values = self.task.evaluate(&self.learner, gang)?;
         keeper.drain(control)?;
-        keeper.save(&self.learner, &values)?;
+        keeper.save_last(&self.learner, &values)?;
         let results = if gang.rank() == Rank::new(0) {
             measurements(step, &values)
         } else {

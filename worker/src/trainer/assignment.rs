@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use diptych_common::checkpoint::{CheckpointRef, StoredObject};
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Rank, Step, WorkerId};
@@ -29,6 +30,9 @@ pub struct Assignment {
     pub resume: Option<CheckpointRef>,
     /// Final checkpoints of the phases that `from` and `teacher` name.
     pub inputs: BTreeMap<PhaseName, CheckpointRef>,
+    /// Age of the state that a crash now would fall back to: since `resume` was committed or, without one, since the
+    /// phase first started.
+    pub unsaved: Duration,
     /// What the agent gives to every trainer on this machine.
     pub place: Place,
 }

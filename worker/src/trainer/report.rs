@@ -37,7 +37,7 @@ pub enum Report {
     },
     /// Something that people should know.
     Notice {
-        /// A short word in snake case, e.g. `bad_image`, `save_skipped`, `checkpoint_fallback`.
+        /// A short word in snake case, e.g. `bad_image`, `save_skipped`, `save_failed`, `fresh_head`.
         kind: &'static str,
         /// What happened, where.
         message: String,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use diptych_common::checkpoint::{CheckpointRef, StoredObject};
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Rank, Step};
@@ -162,6 +163,7 @@ fn assignment(fence: Fence, prepare: v1::Prepare, place: Place) -> Result<Assign
         secret: Secret::new(secret),
         resume: prepare.resume.map(CheckpointRef::try_from).transpose()?,
         inputs,
+        unsaved: Duration::from_millis(prepare.unsaved_ms),
         place,
     })
 }

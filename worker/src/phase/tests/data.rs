@@ -83,7 +83,10 @@ fn too_many_bad_images_are_the_same_for_any_number_of_ranks() {
     // The evaluation's own broken image is named as those of training are.
     for name in ["bars/003.png", "bars/broken.png"] {
         assert!(
-            allowed.notices.iter().any(|notice| notice.contains(name)),
+            allowed
+                .notices
+                .iter()
+                .any(|(_, message)| message.contains(name)),
             "{name}: {:?}",
             allowed.notices
         );
@@ -111,6 +114,7 @@ fn changed_labels_or_evaluation_images_are_refused_at_resume() {
                 world: 1,
                 resume: resume.clone(),
                 stop_after: Some(Step::new(0)),
+                ..Attempted::default()
             },
         )
     };

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use diptych_common::checkpoint::{CheckpointRef, StoredObject};
 use diptych_common::ids::{Attempt, PhaseIndex, PhaseName, Rank, Step, WorkerId};
@@ -29,7 +30,9 @@ pub(super) struct Ended {
     pub(super) losses: Vec<f64>,
     pub(super) commits: Vec<CheckpointRef>,
     /// What ranks told people, sorted.
-    pub(super) notices: Vec<String>,
+    pub(super) notices: Vec<(&'static str, String)>,
+    /// Every measurement, by name, with its step.
+    pub(super) history: Vec<(String, u64)>,
 }
 
 /// What a test changes of an attempt.
@@ -37,6 +40,8 @@ pub(super) struct Ended {
 pub(super) struct Attempted {
     pub(super) world: u32,
     pub(super) resume: Option<CheckpointRef>,
+    /// Age of the last commit of an earlier attempt.
+    pub(super) unsaved: Duration,
     /// Abort every rank once a save of at least this step is committed.
     pub(super) stop_after: Option<Step>,
 }
@@ -152,6 +157,7 @@ impl Job {
             losses: Vec::new(),
             commits: Vec::new(),
             notices: Vec::new(),
+            history: Vec::new(),
         };
         std::thread::scope(|scope| {
             for (rank, control) in controls.iter().enumerate() {
@@ -165,7 +171,7 @@ impl Job {
                 });
                 scope.spawn(move || {
                     let result = run(assignment, control);
-                    control.flush(std::time::Duration::from_secs(5));
+                    control.flush(Duration::from_secs(5));
                     control.close();
                     drop(send.send((rank, Err(result.err()))));
                 });
@@ -188,6 +194,7 @@ impl Job {
             secret: Secret::new([7; 32]),
             resume: how.resume.clone(),
             inputs: self.inputs.clone(),
+            unsaved: how.unsaved,
             place: Place {
                 device: rank,
                 data_address: "127.0.0.1".to_owned(),
@@ -258,6 +265,10 @@ fn coordinate(
                 }
             }
             Ok(Report::Progress(progress)) => {
+                let taken = progress.measurements.iter();
+                ended
+                    .history
+                    .extend(taken.map(|found| (found.name.clone(), found.step.get())));
                 let losses = progress
                     .measurements
                     .iter()
@@ -271,7 +282,7 @@ fn coordinate(
                         .map(|Measurement { name, value, .. }| (name, value)),
                 );
             }
-            Ok(Report::Notice { message, .. }) => ended.notices.push(message),
+            Ok(Report::Notice { kind, message }) => ended.notices.push((kind, message)),
             Ok(Report::Failed { .. }) => {}
             Err(error) => {
                 if let Some(error) = error {

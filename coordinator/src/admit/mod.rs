@@ -6,4 +6,4 @@ pub mod wishes; // cancel, retry, delete, pin
 
 pub use submission::{differences, submission};
 pub use submit::submit;
-pub use wishes::{cancel, delete, pin, retry};
+pub use wishes::{cancel, deletable, delete, pin, retry};

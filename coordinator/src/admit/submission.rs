@@ -17,6 +17,7 @@ pub fn submission(spec: &JobSpec) -> Submission {
             .iter()
             .map(|phase| plan(spec, phase))
             .collect(),
+        invalid: None,
     }
 }
 

@@ -42,6 +42,7 @@ pub fn advance(state: &mut State, id: &JobId, index: usize, now: Now, out: &mut 
                 worker: None,
                 message: format!("the final checkpoint did not verify: {problem}"),
                 log: Vec::new(),
+                object: None,
             };
             track::end_attempt(state, id, Ending::Failed(failure), now, out);
         }

@@ -86,7 +86,8 @@ mod tests {
 
     use super::*;
     use crate::core::{
-        Checkpoint, CheckpointRecord, CheckpointState, Placement, Run, Seat, Stage, UnixMs,
+        Checkpoint, CheckpointRecord, CheckpointState, Mono, Placement, RankState, Run, Seat, Stage,
+        UnixMs,
     };
 
     fn id(step: u64, attempt: u64) -> CheckpointId {
@@ -173,8 +174,7 @@ mod tests {
                 let attempt = Attempt::new(3);
                 phase.record.state =
                     PhaseState::Live(Placement { attempt, seats, resume: Some(resume), begun: true, finished: None });
-                phase.run =
-                    Some(Run { stage: Stage::Training, ranks: vec![], saves: BTreeMap::new(), notices: 0 });
+                phase.run = Some(Run::new(Stage::Training, RankState::Training, 1, Mono::default()));
             }
             let gone = superfluous(&phase, keep);
             for id in &gone {

@@ -87,6 +87,7 @@ pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out
             worker: None,
             message,
             log: Vec::new(),
+            object: None,
         };
         return track::end_attempt(state, id, Ending::Failed(failure), now, out);
     }
@@ -105,12 +106,14 @@ pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out
             worker,
             message,
             log: Vec::new(),
+            object: None,
         };
         return track::end_attempt(state, id, Ending::Failed(failure), now, out);
     }
     let first = !placement.begun;
     placement.begun = true;
     run.stage = Stage::Training;
+    run.pulse.at = now.mono;
     let seats = placement.seats.clone();
     if first {
         let step = states

@@ -77,6 +77,8 @@ pub enum Ignored {
     NotRankZero,
     /// More than the limit of it.
     TooMany,
+    /// Another agent is connected as this worker.
+    AnotherAgent,
 }
 
 /// Something to do in the world.

@@ -10,9 +10,9 @@ use diptych_common::ids::{Attempt, JobId, PhaseIndex, Rank, Step, WorkerId};
 use diptych_common::spec::Device;
 use diptych_coordinator::assign;
 use diptych_coordinator::core::{
-    Answer, Change, CheckpointRef, DeviceReport, Effect, Event, Exit, Job, JobState, Mono, Now,
-    Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal, Registration, RequestId,
-    Secret, SessionId, Settings, State, StoredJob, StoredObject, Submission, Submit, UnixMs,
+    Answer, Change, CheckpointRef, DeviceReport, Effect, Event, Exit, Ignored, Job, JobState, Mono,
+    Now, Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal, Registration,
+    RequestId, Reread, Secret, SessionId, Settings, State, StoredJob, StoredObject, Submission, Submit, UnixMs,
     VerifyReport, apply, check_invariants,
 };
 
@@ -35,6 +35,7 @@ impl Env {
     pub(crate) fn new() -> Self {
         let settings = Settings {
             settle: Duration::ZERO,
+            backoff: Duration::ZERO,
             ..Settings::default()
         };
         Self {
@@ -223,7 +224,8 @@ impl Env {
     ) {
         let session = SessionId(self.next_session);
         self.next_session += 1;
-        self.sessions
+        let former = self
+            .sessions
             .insert(worker(name), (session, incarnation.to_owned(), slots));
         let device = |index| DeviceReport {
             index,
@@ -239,7 +241,7 @@ impl Env {
             };
             (rank, *device)
         };
-        self.do_step(Event::Registered(Registration {
+        let answer = self.do_step(Event::Registered(Registration {
             session,
             worker: worker(name),
             incarnation: incarnation.to_owned(),
@@ -248,6 +250,9 @@ impl Env {
             devices: (0..slots).map(device).collect(),
             running: running.iter().map(rank).collect(),
         }));
+        if let (Answer::Ignored(Ignored::AnotherAgent), Some(former)) = (answer, former) {
+            self.sessions.insert(worker(name), former);
+        }
     }
 
     pub(crate) fn reset(&mut self, name: &str) {
@@ -388,6 +393,13 @@ impl Env {
 
     /// Answers every verification order that is open.
     pub(crate) fn verify_all(&mut self, problem: Option<&str>) -> usize {
+        self.reread_all(problem.map_or(Reread::Whole, |problem| {
+            Reread::Damaged(problem.to_owned())
+        }))
+    }
+
+    /// Answers every verification order that is open.
+    pub(crate) fn reread_all(&mut self, reread: Reread) -> usize {
         let (asked, rest) = std::mem::take(&mut self.orders)
             .into_iter()
             .partition::<Vec<_>, _>(|(_, order)| matches!(order, Order::Verify { .. }));
@@ -401,13 +413,12 @@ impl Env {
                 continue;
             };
             let session = self.sessions[&worker].0;
-            let problem = problem.map(str::to_owned);
             self.do_step(Event::Verified(VerifyReport {
                 session,
                 worker,
                 job,
                 checkpoint,
-                problem,
+                reread: reread.clone(),
             }));
         }
         count

@@ -153,12 +153,7 @@ mod tests {
             let failure = client.failure(status);
             assert_eq!((failure.code, failure.message), (Code::Unavailable, words));
         }
-        let call = client.once(async {
-            client
-                .system()
-                .version(v1::VersionRequest {})
-                .await
-        });
+        let call = client.once(async { client.system().version(v1::VersionRequest {}).await });
         let failure = call.await.unwrap_err();
         assert_eq!(failure.code, Code::Unavailable);
         assert!(failure.message.contains("cannot be reached"), "{failure}");

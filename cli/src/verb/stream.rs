@@ -36,12 +36,13 @@ impl Printed {
 
     /// Where the coordinator goes on.
     fn positions(&self) -> Vec<v1::LogPosition> {
-        let position = |((phase, attempt, rank), index): (&(String, u64, u32), &u64)| v1::LogPosition {
-            phase: phase.clone(),
-            attempt: *attempt,
-            rank: *rank,
-            index: *index,
-        };
+        let position =
+            |((phase, attempt, rank), index): (&(String, u64, u32), &u64)| v1::LogPosition {
+                phase: phase.clone(),
+                attempt: *attempt,
+                rank: *rank,
+                index: *index,
+            };
         self.0.iter().map(position).collect()
     }
 }

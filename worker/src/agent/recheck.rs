@@ -46,7 +46,8 @@ async fn problem_of(order: &v1::VerifyOrder) -> Result<(), Problem> {
     match read.await {
         Ok(()) => Ok(()),
         Err(error @ LoadError::Missing { .. })
-            if order.storage.starts_with("file:") && !knows_job(&(objects, root), &order.job).await =>
+            if order.storage.starts_with("file:")
+                && !knows_job(&(objects, root), &order.job).await =>
         {
             Err(Problem::Unread(format!(
                 "{error}, and nothing of job {} is under {}: is it mounted on this worker?",
@@ -89,17 +90,29 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let storage = format!("file://{}", dir.path().display());
         let empty = recheck(order(storage.clone())).await;
-        assert!(empty.unread && empty.problem.contains("is it mounted"), "{empty:?}");
+        assert!(
+            empty.unread && empty.problem.contains("is it mounted"),
+            "{empty:?}"
+        );
         let strange = recheck(order("ftp://nowhere".into())).await;
-        assert!(strange.unread && strange.problem.contains("ftp"), "{strange:?}");
+        assert!(
+            strange.unread && strange.problem.contains("ftp"),
+            "{strange:?}"
+        );
 
         let folder = dir.path().join(FOLDER);
         std::fs::create_dir_all(&folder).expect("made");
         std::fs::write(folder.join("shard-00000.safetensors"), b"x").expect("written");
         let missing = recheck(order(storage.clone())).await;
-        assert!(!missing.unread && missing.problem.contains("manifest.json is missing"), "{missing:?}");
+        assert!(
+            !missing.unread && missing.problem.contains("manifest.json is missing"),
+            "{missing:?}"
+        );
         std::fs::write(folder.join("manifest.json"), b"{}").expect("written");
         let changed = recheck(order(storage)).await;
-        assert!(!changed.unread && changed.problem.contains("BLAKE3"), "{changed:?}");
+        assert!(
+            !changed.unread && changed.problem.contains("BLAKE3"),
+            "{changed:?}"
+        );
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use diptych_proto::{MAX_ANSWER, v1};
 use diptych_proto::v1::agent_message::Message as Up;
 use diptych_proto::v1::agent_service_client::AgentServiceClient;
 use diptych_proto::v1::coordinator_message::Message as Down;
+use diptych_proto::{MAX_ANSWER, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};

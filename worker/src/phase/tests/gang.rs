@@ -253,7 +253,7 @@ fn coordinate(
                         .map(|Measurement { name, value, .. }| (name, value)),
                 );
             }
-            Ok(Report::Notice { .. } | Report::Failed { .. }) => {}
+            Ok(Report::Notice { .. } | Report::Activity(_) | Report::Failed { .. }) => {}
             Err(error) => {
                 if let Some(error) = error {
                     ended.errors.push(error);

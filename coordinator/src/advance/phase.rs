@@ -4,8 +4,8 @@ use diptych_common::ids::JobId;
 
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
-    Checkpoint, CheckpointId, CheckpointState, Failure, FailureKind, JobState, Now, Outcome, Phase,
-    PhaseState, State,
+    Checkpoint, CheckpointId, CheckpointState, Deletion, Effect, Failure, FailureKind, JobState,
+    Now, Outcome, Phase, PhaseState, State,
 };
 use crate::track::{self, Ending};
 
@@ -84,6 +84,11 @@ fn done(
         Some((index, placement.attempt)),
         what,
     );
+    out.effects.push(Effect::Delete(Deletion::Leftovers {
+        job: id.clone(),
+        phase: job.submission.phases[index].index,
+        before: placement.attempt.next(),
+    }));
     if job
         .phases
         .iter()

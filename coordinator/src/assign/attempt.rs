@@ -54,12 +54,7 @@ fn start(state: &mut State, id: &JobId, seats: Vec<Seat>, now: Now, out: &mut Ou
     let stage = Stage::Preparing {
         until: now.mono.after(settings.prepare_deadline),
     };
-    phase.run = Some(Run::new(
-        stage,
-        RankState::Starting,
-        seats.len(),
-        now.mono,
-    ));
+    phase.run = Some(Run::new(stage, RankState::Starting, seats.len(), now.mono));
     phase.record.state = PhaseState::Live(Placement {
         attempt,
         seats: seats.clone(),

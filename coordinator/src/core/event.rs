@@ -7,8 +7,8 @@ use diptych_common::spec::Device;
 
 use super::checkpoint::{CheckpointId, CheckpointRef, StoredObject};
 use super::failure::{Exit, FailureKind};
-use super::run::Activity;
 use super::job::{Metric, RequestId, Secret, Submission};
+use super::run::Activity;
 use super::worker::{RankId, SessionId};
 
 /// One thing that happened. What is random (ids, secrets) comes in with it.

@@ -7,6 +7,7 @@ pub mod checkpoint; // what a phase has saved
 pub mod job; // jobs, phases, attempts, ranks
 pub mod run; // a live attempt's ranks
 pub mod worker; // workers and their devices
+pub mod deletion; // objects that nobody needs
 pub mod event; // everything that can happen
 pub mod outcome; // everything that follows
 pub mod state; // all of it, with undo
@@ -17,10 +18,13 @@ pub mod invariants; // what always holds
 pub use apply::apply;
 pub use change::{Change, StoredJob};
 pub use checkpoint::{
-    Check, Checkpoint, CheckpointId, CheckpointRecord, CheckpointRef, CheckpointState, StoredObject,
-    Trouble,
+    Check, Checkpoint, CheckpointId, CheckpointRecord, CheckpointRef, CheckpointState,
+    StoredObject, Trouble,
 };
-pub use event::{DeviceReport, Event, RankEvent, RankReport, Registration, Reread, Submit, VerifyReport};
+pub use deletion::Deletion;
+pub use event::{
+    DeviceReport, Event, RankEvent, RankReport, Registration, Reread, Submit, VerifyReport,
+};
 pub use failure::{Exit, Failure, FailureKind};
 pub use invariants::check_invariants;
 pub use job::{

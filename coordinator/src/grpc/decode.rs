@@ -8,8 +8,8 @@ use diptych_proto::convert::{WireError, name, required};
 use diptych_proto::v1;
 
 use crate::core::{
-    Activity, CheckpointRef, DeviceReport, Exit, FailureKind, Metric, RankEvent, RankId, RankReport,
-    Registration, Reread, SessionId, StoredObject, VerifyReport,
+    Activity, CheckpointRef, DeviceReport, Exit, FailureKind, Metric, RankEvent, RankId,
+    RankReport, Registration, Reread, SessionId, StoredObject, VerifyReport,
 };
 
 /// Devices of one worker.

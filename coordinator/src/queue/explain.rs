@@ -100,10 +100,7 @@ fn running(job: &Job, index: usize) -> Vec<Reason> {
         .count();
     let back = run.ranks.iter().filter(|rank| rank.is_attached()).count();
     let (code, message) = match &run.stage {
-        _ if placement.finished.is_some() => (
-            "verifying",
-            finishing(phase, placement),
-        ),
+        _ if placement.finished.is_some() => ("verifying", finishing(phase, placement)),
         Stage::Reattaching { .. } => (
             "reattaching",
             format!(

@@ -43,7 +43,8 @@ pub fn readiness(job: &Job, settings: &Settings, now: Mono) -> Readiness {
         return Readiness::Nothing;
     };
     let phase = &job.phases[index];
-    let left = pause(phase.record.budget.failures, settings).saturating_sub(now.since(phase.waiting));
+    let left =
+        pause(phase.record.budget.failures, settings).saturating_sub(now.since(phase.waiting));
     if !left.is_zero() {
         Readiness::Pausing { index, left }
     } else if newer_unverified(phase) && now.since(phase.waiting) < settings.verify_grace {

@@ -7,8 +7,8 @@ use diptych_common::ids::{JobId, PhaseIndex};
 use crate::advance;
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
-    Check, CheckpointId, CheckpointState, Ignored, Job, Now, Order, Outcome, Refusal, Reread, State,
-    Trouble, VerifyReport,
+    Check, CheckpointId, CheckpointState, Ignored, Job, Now, Order, Outcome, Refusal, Reread,
+    State, Trouble, VerifyReport,
 };
 
 /// The longest pause between two tries to read a checkpoint.
@@ -40,7 +40,9 @@ pub fn order(
         .chain(state.workers().values())
         .filter_map(|worker| Some((worker.id.clone(), worker.session()?)));
     let asked = &found.trouble.asked;
-    let fresh = reachable.clone().find(|(worker, _)| !asked.contains(worker));
+    let fresh = reachable
+        .clone()
+        .find(|(worker, _)| !asked.contains(worker));
     let round_over = fresh.is_none();
     let Some((worker, session)) = fresh.or_else(|| reachable.next()) else {
         return false;
@@ -230,5 +232,11 @@ fn unread(
     checkpoint.trouble.last = Some(said.clone());
     let what = checkpoint_words(job.submission.phases[index].name.as_str(), id);
     let at = Some((index, id.attempt));
-    out.note(job, now.wall, "checkpoint_unread", at, format!("{what}: {said}"));
+    out.note(
+        job,
+        now.wall,
+        "checkpoint_unread",
+        at,
+        format!("{what}: {said}"),
+    );
 }

@@ -7,8 +7,8 @@ use diptych_common::ids::{JobId, Rank};
 use super::budget::{Mark, Verdict, spend};
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
-    Checkpoint, CheckpointState, Failure, FailureKind, Hold, Job, JobState, Now, Order, Outcome, PhaseState,
-    Placement, RankId, State,
+    Checkpoint, CheckpointState, Failure, FailureKind, Hold, Job, JobState, Now, Order, Outcome,
+    PhaseState, Placement, RankId, State,
 };
 
 /// Why an attempt ends.

@@ -9,8 +9,8 @@ use super::{saves, workers};
 use crate::advance::{self, work_committed};
 use crate::assign;
 use crate::core::{
-    Activity, Effect, Exit, Failure, FailureKind, Hold, Ignored, Metric, Now, Order, Outcome, PhaseState,
-    RankEvent, RankId, RankReport, RankState, Stage, State,
+    Activity, Effect, Exit, Failure, FailureKind, Hold, Ignored, Metric, Now, Order, Outcome,
+    PhaseState, RankEvent, RankId, RankReport, RankState, Stage, State,
 };
 
 /// Notices of one attempt that are kept.

@@ -22,7 +22,12 @@ pub fn patience(pulse: &Pulse, settings: &Settings) -> Duration {
 
 /// The failure of a gang that has used up its patience. It names the ranks that are furthest behind: the others wait
 /// for them.
-pub fn stalled(placement: &Placement, run: &Run, settings: &Settings, now: Mono) -> Option<Failure> {
+pub fn stalled(
+    placement: &Placement,
+    run: &Run,
+    settings: &Settings,
+    now: Mono,
+) -> Option<Failure> {
     let pulse = &run.pulse;
     let silent = now.since(pulse.at);
     if silent < patience(pulse, settings) {
@@ -52,7 +57,11 @@ pub fn stalled(placement: &Placement, run: &Run, settings: &Settings, now: Mono)
     );
     let seat = |rank: &Rank| placement.seats.get(rank.get() as usize);
     let (rank, worker, who) = match behind.as_slice() {
-        [rank] => (Some(*rank), seat(rank).map(|seat| seat.worker.clone()), String::new()),
+        [rank] => (
+            Some(*rank),
+            seat(rank).map(|seat| seat.worker.clone()),
+            String::new(),
+        ),
         ranks => {
             let names: Vec<_> = ranks
                 .iter()

@@ -10,10 +10,10 @@ use diptych_common::ids::{Attempt, JobId, PhaseIndex, Rank, Step, WorkerId};
 use diptych_common::spec::Device;
 use diptych_coordinator::assign;
 use diptych_coordinator::core::{
-    Answer, Change, CheckpointRef, DeviceReport, Effect, Event, Exit, Ignored, Job, JobState, Mono,
-    Now, Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal, Registration,
-    RequestId, Reread, Secret, SessionId, Settings, State, StoredJob, StoredObject, Submission, Submit, UnixMs,
-    VerifyReport, apply, check_invariants,
+    Answer, Change, CheckpointRef, Deletion, DeviceReport, Effect, Event, Exit, Ignored, Job,
+    JobState, Mono, Now, Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal,
+    Registration, RequestId, Reread, Secret, SessionId, Settings, State, StoredJob, StoredObject,
+    Submission, Submit, UnixMs, VerifyReport, apply, check_invariants,
 };
 
 use crate::words::{exited, finished, id, ready, worker};
@@ -25,6 +25,7 @@ pub(crate) struct Env {
     pub(crate) orders: Vec<(WorkerId, Order)>,
     pub(crate) closed: Vec<SessionId>,
     pub(crate) deleted: Vec<String>,
+    pub(crate) leftovers: Vec<(JobId, Attempt)>,
     pub(crate) history: Vec<String>,
     pub(crate) at: Duration,
     sessions: BTreeMap<WorkerId, (SessionId, String, u32)>,
@@ -44,6 +45,7 @@ impl Env {
             orders: Vec::new(),
             closed: Vec::new(),
             deleted: Vec::new(),
+            leftovers: Vec::new(),
             history: Vec::new(),
             at: Duration::ZERO,
             sessions: BTreeMap::new(),
@@ -181,7 +183,10 @@ impl Env {
                     self.orders.push((worker.clone(), order));
                 }
                 Effect::Close { session, .. } => self.closed.push(session),
-                Effect::DeleteCheckpoint { manifest, .. } => self.deleted.push(manifest),
+                Effect::Delete(Deletion::Checkpoint { folder, .. }) => self.deleted.push(folder),
+                Effect::Delete(Deletion::Leftovers { job, before, .. }) => {
+                    self.leftovers.push((job, before));
+                }
                 Effect::Metrics { .. } => {}
             }
         }
@@ -393,9 +398,9 @@ impl Env {
 
     /// Answers every verification order that is open.
     pub(crate) fn verify_all(&mut self, problem: Option<&str>) -> usize {
-        self.reread_all(problem.map_or(Reread::Whole, |problem| {
-            Reread::Damaged(problem.to_owned())
-        }))
+        self.reread_all(
+            problem.map_or(Reread::Whole, |problem| Reread::Damaged(problem.to_owned())),
+        )
     }
 
     /// Answers every verification order that is open.

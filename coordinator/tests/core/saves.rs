@@ -86,7 +86,7 @@ fn old_checkpoints_are_collected_and_their_objects_deleted() {
     assert_eq!(steps(&env), [3, 4]);
     assert_eq!(env.deleted.len(), 2);
     assert!(
-        env.deleted[0].contains("step-000000000001-a000001/manifest.json"),
+        env.deleted[0].contains("step-000000000001-a000001"),
         "{:?}",
         env.deleted
     );
@@ -200,11 +200,7 @@ fn a_checkpoint_that_a_worker_cannot_read_is_given_to_another_and_not_broken() {
     }
     assert_eq!(asked, ["w2", "w1", "w3", "w2"], "one after another");
     assert_eq!(env.happened("checkpoint_broken"), 0);
-    let why = diptych_coordinator::queue::explain(
-        &env.state,
-        env.job("job-1"),
-        env.now().mono,
-    );
+    let why = diptych_coordinator::queue::explain(&env.state, env.job("job-1"), env.now().mono);
     assert!(why[0].message.contains("store away"), "{}", why[0].message);
     assert_eq!(env.verify_all(None), 1);
     assert!(env.is_done("job-1", 0));
@@ -220,7 +216,10 @@ fn an_input_that_cannot_be_loaded_is_named_and_ends_the_job() {
     env.save("job-1", 4);
     env.verify_all(None);
     env.say("job-1", 0, exited(Exit::Signal(9)));
-    assert!(env.live("job-1").1 == 3, "it goes on from its own checkpoint");
+    assert!(
+        env.live("job-1").1 == 3,
+        "it goes on from its own checkpoint"
+    );
     env.say("job-1", 0, unloadable(&input));
     assert_eq!(env.happened("checkpoint_fallback"), 0);
     let own = env.job("job-1").phases[1].checkpoints.values().next();
@@ -232,6 +231,20 @@ fn an_input_that_cannot_be_loaded_is_named_and_ends_the_job() {
         cause.message.contains("its input, a step 10 of attempt 1"),
         "{cause}"
     );
+}
+
+#[test]
+fn leftovers_of_ended_attempts_are_collected_and_never_the_live_one_s() {
+    let mut env = running(1);
+    assert_eq!(env.leftovers, []);
+    env.say("job-1", 0, exited(Exit::Signal(9)));
+    env.all_ready("job-1", 0);
+    let before = |attempt| (id("job-1"), diptych_common::ids::Attempt::new(attempt));
+    assert_eq!(env.leftovers, [before(2)], "attempt 2 has begun");
+    env.save("job-1", 10);
+    env.finish("job-1", 10);
+    env.verify_all(None);
+    assert_eq!(env.leftovers, [before(2), before(3)], "and has ended");
 }
 
 #[test]

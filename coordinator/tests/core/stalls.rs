@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use diptych_common::ids::Step;
-use diptych_coordinator::core::{
-    Activity, Exit, Failure, FailureKind, RankEvent, Settings, State,
-};
+use diptych_coordinator::core::{Activity, Exit, Failure, FailureKind, RankEvent, Settings, State};
 use diptych_coordinator::queue::explain;
 
 use crate::env::*;

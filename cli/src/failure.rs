@@ -190,7 +190,8 @@ impl From<tonic::Status> for Failure {
     }
 }
 
-fn is_broken_connection(status: &tonic::Status) -> bool {
+/// Whether the transport made this status, and not the coordinator.
+pub(crate) fn is_broken_connection(status: &tonic::Status) -> bool {
     std::error::Error::source(status).is_some()
 }
 

@@ -18,6 +18,12 @@ pub mod v1 {
 /// The compiled descriptors, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// Bytes of one message that a coordinator takes.
+pub const MAX_REQUEST: usize = 16 << 20;
+
+/// Bytes of one message that agents and clients take: an order holds a spec that came in a request, a list holds many.
+pub const MAX_ANSWER: usize = 64 << 20;
+
 /// The protocol that this build speaks. 1: first release.
 pub const PROTOCOL: u32 = 1;
 

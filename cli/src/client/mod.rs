@@ -9,17 +9,16 @@ use diptych_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use diptych_proto::v1::job_service_client::JobServiceClient;
 use diptych_proto::v1::system_service_client::SystemServiceClient;
 use diptych_proto::v1::worker_service_client::WorkerServiceClient;
+use diptych_proto::{MAX_ANSWER, v1};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use crate::client::backoff::Backoff;
 use crate::context::Server;
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, is_broken_connection};
 
 /// How long calls that may be repeated are tried against a coordinator that is away.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// A list of a thousand jobs with their specs fits.
-const MAX_MESSAGE: usize = 64 << 20;
 
 /// A connection to one coordinator, made at the first call.
 #[derive(Debug, Clone)]
@@ -53,17 +52,17 @@ impl Client {
 
     /// Jobs.
     pub(crate) fn jobs(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// Checkpoints.
     pub(crate) fn checkpoints(&self) -> CheckpointServiceClient<Channel> {
-        CheckpointServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+        CheckpointServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// Workers.
     pub(crate) fn workers(&self) -> WorkerServiceClient<Channel> {
-        WorkerServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+        WorkerServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// The coordinator itself.
@@ -99,10 +98,32 @@ impl Client {
         }
     }
 
-    /// A status in the words of this program, with the server where it cannot be reached.
+    /// Every job in one of these states, or all of them; newest first, page by page.
+    pub(crate) async fn all_jobs(&self, states: &[i32]) -> Result<Vec<v1::Job>, Failure> {
+        let mut jobs = Vec::new();
+        let mut page = String::new();
+        loop {
+            let request = || v1::ListJobsRequest {
+                states: states.to_vec(),
+                page: page.clone(),
+            };
+            let answer = self
+                .retry(|| async { self.jobs().list(request()).await })
+                .await?;
+            jobs.extend(answer.jobs);
+            if answer.next_page.is_empty() {
+                return Ok(jobs);
+            }
+            page = answer.next_page;
+        }
+    }
+
+    /// A status in the words of this program, with the server where that cannot be reached. What a coordinator that
+    /// was reached says is passed on as it is.
     pub(crate) fn failure(&self, status: Status) -> Failure {
+        let unreached = is_broken_connection(&status);
         let mut failure = Failure::from(status);
-        if failure.code == Code::Unavailable {
+        if failure.code == Code::Unavailable && unreached {
             let server = &self.server;
             let cause = failure.message;
             failure.message = format!(
@@ -110,5 +131,31 @@ impl Client {
             );
         }
         failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_server_that_cannot_be_reached_is_said_to_be_so() {
+        // A port that was free a moment ago.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let client = Client::new(&format!("http://{address}").parse().unwrap()).unwrap();
+        for status in [
+            Status::unavailable("the database cannot be written"),
+            Status::resource_exhausted("100000 jobs are waiting"),
+        ] {
+            let words = status.message().to_owned();
+            let failure = client.failure(status);
+            assert_eq!((failure.code, failure.message), (Code::Unavailable, words));
+        }
+        let call = client.once(async { client.system().version(v1::VersionRequest {}).await });
+        let failure = call.await.unwrap_err();
+        assert_eq!(failure.code, Code::Unavailable);
+        assert!(failure.message.contains("cannot be reached"), "{failure}");
     }
 }

@@ -99,13 +99,7 @@ async fn cancel_leftovers(client: &Client) -> Result<(), Failure> {
     let states = [JobState::Queued, JobState::Running]
         .map(|state| state.to_wire() as i32)
         .to_vec();
-    let request = || v1::ListJobsRequest {
-        states: states.clone(),
-    };
-    let left = client
-        .retry(|| async { client.jobs().list(request()).await })
-        .await?;
-    for job in left.jobs {
+    for job in client.all_jobs(&states).await? {
         eprintln!("{}: left over from an earlier run, cancelled", job.job);
         let reason = "a later local run took its place".to_owned();
         client

@@ -10,6 +10,8 @@ use crate::view::{JobView, PhaseState, PhaseView};
 pub(crate) struct Bars {
     area: MultiProgress,
     bars: Vec<ProgressBar>,
+    /// Below the phases: what a waiting job waits for.
+    reason: ProgressBar,
 }
 
 impl Bars {
@@ -18,6 +20,7 @@ impl Bars {
         Self {
             area: MultiProgress::new(),
             bars: Vec::new(),
+            reason: ProgressBar::hidden(),
         }
     }
 
@@ -25,12 +28,16 @@ impl Bars {
     pub(crate) fn update(&mut self, job: &JobView) {
         if self.bars.len() != job.phases.len() {
             self.bars = self.lay_out(job);
+            self.reason = self.area.add(ProgressBar::new(1).with_style(line()));
         }
         for (bar, phase) in self.bars.iter().zip(&job.phases) {
             show(bar, phase);
         }
+        self.reason.set_message(reason(job));
         if job.state.has_ended() {
             self.bars.iter().for_each(ProgressBar::abandon);
+            // How it ended is printed after the bars.
+            self.reason.finish_and_clear();
         }
     }
 
@@ -56,6 +63,19 @@ impl Bars {
     }
 }
 
+/// One line of text.
+fn line() -> ProgressStyle {
+    ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// What the job waits for, as the coordinator says it; nothing while it runs.
+fn reason(job: &JobView) -> String {
+    let reason = job.reason.as_ref().filter(|_| !job.state.has_ended());
+    reason
+        .map(|reason| format!("{}: {reason}", job.state.word()))
+        .unwrap_or_default()
+}
+
 fn show(bar: &ProgressBar, phase: &PhaseView) {
     bar.set_length(phase.total_steps.max(1));
     bar.set_position(if phase.state == PhaseState::Done {
@@ -72,4 +92,28 @@ fn show(bar: &ProgressBar, phase: &PhaseView) {
     }
     parts.extend(Some(figures(phase)).filter(|text| !text.is_empty()));
     bar.set_message(parts.join(" · "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::JobState;
+    use crate::view::job::samples::{job, phase};
+
+    #[test]
+    fn a_waiting_job_says_what_it_waits_for() {
+        let mut bars = Bars::new();
+        let mut now = job(vec![phase("pretrain", PhaseState::Pending)]);
+        now.state = JobState::Queued;
+        now.reason = Some("needs 2 CPU slots; 0 of 1 are free".to_owned());
+        bars.update(&now);
+        assert_eq!(
+            bars.reason.message(),
+            "queued: needs 2 CPU slots; 0 of 1 are free"
+        );
+        now.state = JobState::Running;
+        now.reason = None;
+        bars.update(&now);
+        assert_eq!(bars.reason.message(), "");
+    }
 }

@@ -1,5 +1,6 @@
 //! `list`, `describe`, `explain`, `cancel`, `retry`, `delete`, `metrics`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 
@@ -22,15 +23,8 @@ pub(super) async fn list<W: Write>(
     out: &mut Printer<W>,
 ) -> Result<(), Failure> {
     let states: Vec<i32> = states.iter().map(|state| state.to_wire() as i32).collect();
-    let request = || v1::ListJobsRequest {
-        states: states.clone(),
-    };
-    let answer = client
-        .retry(|| async { client.jobs().list(request()).await })
-        .await?;
-    out.print(&JobList(
-        answer.jobs.into_iter().map(JobView::from).collect(),
-    ))
+    let jobs = client.all_jobs(&states).await?;
+    out.print(&JobList(jobs.into_iter().map(JobView::from).collect()))
 }
 
 pub(super) async fn describe<W: Write>(
@@ -108,6 +102,30 @@ pub(super) async fn delete<W: Write>(
     })
 }
 
+/// Measurements by position: a stream that starts over repeats, and may add in between.
+#[derive(Debug, Default)]
+struct History {
+    /// In the order in which they came, which is the spec's.
+    phases: Vec<String>,
+    points: BTreeMap<(usize, String, u64), MetricView>,
+}
+
+impl History {
+    fn add(&mut self, point: MetricView) {
+        let known = self.phases.iter().position(|phase| *phase == point.phase);
+        let phase = known.unwrap_or_else(|| {
+            self.phases.push(point.phase.clone());
+            self.phases.len() - 1
+        });
+        self.points
+            .insert((phase, point.name.clone(), point.step), point);
+    }
+
+    fn points(self) -> Vec<MetricView> {
+        self.points.into_values().collect()
+    }
+}
+
 pub(super) async fn metrics<W: Write>(
     client: &Client,
     args: &Args,
@@ -122,14 +140,14 @@ pub(super) async fn metrics<W: Write>(
         job: args.job.to_string(),
         phase: phase.clone(),
     };
-    let mut points = Vec::new();
+    let mut history = History::default();
     let open = || async { client.jobs().metrics(request()).await };
     let each = |point| {
-        points.push(MetricView::from(point));
+        history.add(MetricView::from(point));
         Ok(ControlFlow::Continue(()))
     };
     client.stream(&args.job, AtEnd::Stop, open, each).await?;
-    let metrics = Metrics(points);
+    let metrics = Metrics(history.points());
     match out.format() {
         Format::Csv => out.text(&metrics.csv()),
         _ => out.print(&metrics),
@@ -139,5 +157,44 @@ pub(super) async fn metrics<W: Write>(
 fn request(job: &JobId) -> v1::JobRequest {
     v1::JobRequest {
         job: job.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_that_starts_over_has_each_point_once() {
+        let point = |phase: &str, name: &str, step, value| MetricView {
+            phase: phase.into(),
+            step,
+            name: name.into(),
+            value,
+        };
+        let mut history = History::default();
+        let first = [
+            point("pretrain", "loss", 1, 5.0),
+            point("pretrain", "loss", 2, 4.0),
+            point("linear", "loss", 1, 3.0),
+        ];
+        // After a reconnect; step 2 was taken again by a later attempt, and step 3 is new.
+        let again = [
+            point("pretrain", "loss", 1, 5.0),
+            point("pretrain", "loss", 2, 4.5),
+            point("pretrain", "loss", 3, 4.0),
+        ];
+        for point in first.into_iter().chain(again) {
+            history.add(point);
+        }
+        assert_eq!(
+            history.points(),
+            [
+                point("pretrain", "loss", 1, 5.0),
+                point("pretrain", "loss", 2, 4.5),
+                point("pretrain", "loss", 3, 4.0),
+                point("linear", "loss", 1, 3.0),
+            ]
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! `logs` and `events`.
 
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 
@@ -17,7 +18,7 @@ use crate::view::history::{EventView, LogView};
 
 /// Which lines have been printed: the next index of each rank of each attempt.
 #[derive(Debug, Default)]
-struct Printed(HashMap<(String, u64, u32), u64>);
+struct Printed(BTreeMap<(String, u64, u32), u64>);
 
 impl Printed {
     /// Whether a line is new; it counts as printed from now on.
@@ -32,15 +33,24 @@ impl Printed {
         }
         news
     }
+
+    /// Where the coordinator goes on.
+    fn positions(&self) -> Vec<v1::LogPosition> {
+        let position =
+            |((phase, attempt, rank), index): (&(String, u64, u32), &u64)| v1::LogPosition {
+                phase: phase.clone(),
+                attempt: *attempt,
+                rank: *rank,
+                index: *index,
+            };
+        self.0.iter().map(position).collect()
+    }
 }
 
-/// Prints trainers' output.
-pub(super) async fn logs<W: Write>(
-    client: &Client,
-    args: &Logs,
-    out: &mut Printer<W>,
-) -> Result<(), Failure> {
-    let request = || v1::LogsRequest {
+/// What to ask for. `--tail` is about the past at the first call: later ones go on from what was printed, and from
+/// the beginning of ranks that have begun since.
+fn request(args: &Logs, printed: &Printed, tail: Option<u64>) -> v1::LogsRequest {
+    v1::LogsRequest {
         job: args.job.to_string(),
         phase: args
             .phase
@@ -50,21 +60,51 @@ pub(super) async fn logs<W: Write>(
         attempt: args.attempt,
         rank: args.rank,
         follow: args.follow,
-        tail: args.tail.unwrap_or(0),
-    };
-    // Asking for no line of the past is not the same as asking for all of them.
-    let skip_past = args.tail == Some(0);
-    if skip_past && !args.follow {
-        return Ok(());
+        tail: tail.unwrap_or(0),
+        after: printed.positions(),
     }
-    let mut printed = Printed::default();
+}
+
+/// Prints trainers' output.
+pub(super) async fn logs<W: Write>(
+    client: &Client,
+    args: &Logs,
+    out: &mut Printer<W>,
+) -> Result<(), Failure> {
+    let printed = RefCell::new(Printed::default());
+    let mut tail = args.tail;
+    if tail == Some(0) {
+        if !args.follow {
+            return Ok(());
+        }
+        // Nothing of the past: its last lines say where that ends.
+        let now = Logs {
+            follow: false,
+            ..args.clone()
+        };
+        let open = || async {
+            let asked = request(&now, &printed.borrow(), Some(1));
+            client.jobs().logs(asked).await
+        };
+        let each = |line: v1::LogLine| {
+            printed.borrow_mut().is_news(&line);
+            Ok(ControlFlow::Continue(()))
+        };
+        client.stream(&args.job, AtEnd::Stop, open, each).await?;
+        tail = None;
+    }
+    let tail = Cell::new(tail);
     let each = |line: v1::LogLine| {
-        if printed.is_news(&line) {
+        tail.set(None);
+        if printed.borrow_mut().is_news(&line) {
             out.item(&LogView::from(line))?;
         }
         Ok(ControlFlow::Continue(()))
     };
-    let open = || async { client.jobs().logs(request()).await };
+    let open = || async {
+        let asked = request(args, &printed.borrow(), tail.get());
+        client.jobs().logs(asked).await
+    };
     let work = client.stream(&args.job, at_end(args.follow), open, each);
     until_interrupted(work, &format!("diptych logs {} --follow", args.job)).await
 }
@@ -132,5 +172,11 @@ mod tests {
         ];
         let news: Vec<_> = again.iter().filter(|line| printed.is_news(line)).collect();
         assert_eq!(news, [&line(1, 0, 6), &line(2, 0, 0)]);
+        let positions: Vec<_> = printed
+            .positions()
+            .into_iter()
+            .map(|position| (position.attempt, position.rank, position.index))
+            .collect();
+        assert_eq!(positions, [(1, 0, 7), (1, 1, 1), (2, 0, 1)]);
     }
 }

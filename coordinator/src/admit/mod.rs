@@ -4,6 +4,6 @@ pub mod submission; // a valid spec, as the coordinator needs it
 pub mod submit; // a new job, or the same again
 pub mod wishes; // cancel, retry, delete, pin
 
-pub use submission::{differences, submission};
+pub use submission::{differences, submission, unusable};
 pub use submit::submit;
-pub use wishes::{cancel, delete, pin, retry};
+pub use wishes::{cancel, deletable, delete, pin, retry};

@@ -1,7 +1,7 @@
 //! A valid spec, as the coordinator needs it.
 
 use diptych_common::ids::{PhaseIndex, PhaseName};
-use diptych_common::spec::{JobDraft, JobSpec, PhaseKind, PhaseSpec, Source};
+use diptych_common::spec::{Device, JobDraft, JobSpec, PhaseKind, PhaseSpec, Source};
 use serde_json::Value;
 
 use crate::core::{PhasePlan, Submission};
@@ -17,7 +17,39 @@ pub fn submission(spec: &JobSpec) -> Submission {
             .iter()
             .map(|phase| plan(spec, phase))
             .collect(),
+        invalid: None,
     }
+}
+
+/// What is left of a spec that an older version accepted and this one does not: enough to show the job and to let it
+/// go. `None` where even names cannot be made.
+pub fn unusable(draft: JobDraft, problem: String, phases: usize) -> Option<Submission> {
+    let plan = |index: usize| {
+        let written = draft.phases.get(index);
+        let name = written.and_then(|phase| phase.name.parse().ok());
+        let kinds = ["pretrain", "linear_eval", "finetune", "distill"];
+        let kind = kinds
+            .into_iter()
+            .find(|kind| written.is_some_and(|phase| phase.kind == *kind));
+        Some(PhasePlan {
+            index: PhaseIndex::new(index as u32),
+            name: name.or_else(|| format!("phase-{index}").parse().ok())?,
+            kind: kind.unwrap_or("unknown"),
+            device: Device::Cpu,
+            min: 1,
+            max: 1,
+            inputs: Vec::new(),
+            keep: u32::MAX,
+        })
+    };
+    let phases = (0..phases).map(plan).collect::<Option<_>>()?;
+    Some(Submission {
+        draft,
+        digest: String::new(),
+        priority: 0,
+        phases,
+        invalid: Some(problem),
+    })
 }
 
 fn plan(spec: &JobSpec, phase: &PhaseSpec) -> PhasePlan {

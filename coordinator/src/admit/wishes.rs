@@ -57,6 +57,10 @@ pub fn retry(state: &mut State, id: &JobId, now: Now, out: &mut Outcome) -> Resu
             return Err(wrong(id, "has succeeded: submit it again to run it again"));
         }
     }
+    if let Some(problem) = &find(state, id)?.submission.invalid {
+        let why = format!("cannot be run by this version ({problem}): submit it anew");
+        return Err(wrong(id, &why));
+    }
     let Some(job) = state.job_mut(id) else {
         return Ok(());
     };
@@ -75,12 +79,13 @@ pub fn retry(state: &mut State, id: &JobId, now: Now, out: &mut Outcome) -> Resu
     Ok(())
 }
 
-/// Forgets an ended job.
+/// An ended job that may be forgotten.
 ///
 /// # Errors
 /// No such job; it is active, or a trainer of it may still write.
-pub fn delete(state: &mut State, id: &JobId) -> Result<(), Refusal> {
-    if find(state, id)?.is_active() {
+pub fn deletable<'a>(state: &'a State, id: &JobId) -> Result<&'a Job, Refusal> {
+    let job = find(state, id)?;
+    if job.is_active() {
         return Err(wrong(id, "is still active: cancel it first"));
     }
     let slots = state.workers().values().flat_map(|worker| &worker.slots);
@@ -93,6 +98,15 @@ pub fn delete(state: &mut State, id: &JobId) -> Result<(), Refusal> {
             "has trainers that are still ending: try again in a few seconds",
         ));
     }
+    Ok(job)
+}
+
+/// Forgets an ended job.
+///
+/// # Errors
+/// As [`deletable`].
+pub fn delete(state: &mut State, id: &JobId) -> Result<(), Refusal> {
+    deletable(state, id)?;
     state.remove_job(id);
     Ok(())
 }

@@ -4,8 +4,8 @@ use diptych_common::ids::JobId;
 
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
-    Checkpoint, CheckpointId, CheckpointState, Failure, FailureKind, JobState, Now, Outcome, Phase,
-    PhaseState, State,
+    Checkpoint, CheckpointId, CheckpointState, Deletion, Effect, Failure, FailureKind, JobState,
+    Now, Outcome, Phase, PhaseState, State,
 };
 use crate::track::{self, Ending};
 
@@ -42,6 +42,7 @@ pub fn advance(state: &mut State, id: &JobId, index: usize, now: Now, out: &mut 
                 worker: None,
                 message: format!("the final checkpoint did not verify: {problem}"),
                 log: Vec::new(),
+                object: None,
             };
             track::end_attempt(state, id, Ending::Failed(failure), now, out);
         }
@@ -83,6 +84,11 @@ fn done(
         Some((index, placement.attempt)),
         what,
     );
+    out.effects.push(Effect::Delete(Deletion::Leftovers {
+        job: id.clone(),
+        phase: job.submission.phases[index].index,
+        before: placement.attempt.next(),
+    }));
     if job
         .phases
         .iter()

@@ -3,7 +3,7 @@
 use diptych_common::ids::JobId;
 
 use crate::core::outcome::checkpoint_words;
-use crate::core::{CheckpointId, Effect, Now, Outcome, Phase, PhaseState, State};
+use crate::core::{CheckpointId, Deletion, Effect, Now, Outcome, Phase, PhaseState, State};
 
 /// Checkpoints of a phase that nobody needs: all but the `keep` newest verified ones, pinned ones, the final one
 /// (later phases and exports read it), the one that the live attempt started from, and those that are newer than the
@@ -68,12 +68,12 @@ pub fn collect(state: &mut State, id: &JobId, index: usize, now: Now, out: &mut 
             Some((index, which.attempt)),
             what,
         );
-        let (storage, manifest) = (storage.clone(), checkpoint.record.manifest);
-        out.effects.push(Effect::DeleteCheckpoint {
-            job: id.clone(),
-            storage,
-            manifest,
-        });
+        if let Some((folder, _)) = checkpoint.record.manifest.rsplit_once('/') {
+            out.effects.push(Effect::Delete(Deletion::Checkpoint {
+                storage: storage.clone(),
+                folder: folder.to_owned(),
+            }));
+        }
     }
 }
 
@@ -86,7 +86,8 @@ mod tests {
 
     use super::*;
     use crate::core::{
-        Checkpoint, CheckpointRecord, CheckpointState, Placement, Run, Seat, Stage, UnixMs,
+        Checkpoint, CheckpointRecord, CheckpointState, Mono, Placement, RankState, Run, Seat,
+        Stage, UnixMs,
     };
 
     fn id(step: u64, attempt: u64) -> CheckpointId {
@@ -173,8 +174,7 @@ mod tests {
                 let attempt = Attempt::new(3);
                 phase.record.state =
                     PhaseState::Live(Placement { attempt, seats, resume: Some(resume), begun: true, finished: None });
-                phase.run =
-                    Some(Run { stage: Stage::Training, ranks: vec![], saves: BTreeMap::new(), notices: 0 });
+                phase.run = Some(Run::new(Stage::Training, RankState::Training, 1, Mono::default()));
             }
             let gone = superfluous(&phase, keep);
             for id in &gone {

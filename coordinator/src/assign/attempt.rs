@@ -6,8 +6,8 @@ use crate::core::{
     Hold, Job, Now, Order, OrderTo, Outcome, PhaseState, Placement, PrepareOrder, Progress, RankId,
     RankState, Run, Seat, Stage, State, UnixMs,
 };
-use crate::place::{GangRequest, Problem, solve};
-use crate::queue::{Readiness, readiness};
+use crate::place::{Problem, solve};
+use crate::queue::{Readiness, claim, readiness};
 
 /// Places what can be placed, and tells the gangs to prepare.
 pub fn place(state: &mut State, now: Now, out: &mut Outcome) {
@@ -16,25 +16,14 @@ pub fn place(state: &mut State, now: Now, out: &mut Outcome) {
         return;
     }
     let settings = *state.settings();
-    let request = |job: &Job| match readiness(job, &settings, now.mono) {
-        Readiness::Phase(index) => {
-            let plan = &job.submission.phases[index];
-            Some(GangRequest {
-                job: job.id().clone(),
-                kind: plan.device,
-                min: plan.min,
-                max: plan.max,
-            })
-        }
-        Readiness::Verifying(_) | Readiness::Nothing => None,
-    };
     let requests = state
         .queue()
         .iter()
         .filter_map(|key| state.job(&key.job))
-        .filter_map(|job| request(job));
+        .filter_map(|job| claim(job, &settings, now.mono));
     let solution = solve(&problem, requests);
     for (job, seats) in solution.placed {
+        // A job that pauses after a failure keeps its claim, and starts later.
         start(state, &job, seats, now, out);
     }
 }
@@ -62,14 +51,10 @@ fn start(state: &mut State, id: &JobId, seats: Vec<Seat>, now: Now, out: &mut Ou
         metrics: std::mem::take(&mut phase.progress.metrics),
         ..Progress::default()
     };
-    phase.run = Some(Run {
-        stage: Stage::Preparing {
-            until: now.mono.after(settings.prepare_deadline),
-        },
-        ranks: vec![RankState::Starting; seats.len()],
-        saves: Default::default(),
-        notices: 0,
-    });
+    let stage = Stage::Preparing {
+        until: now.mono.after(settings.prepare_deadline),
+    };
+    phase.run = Some(Run::new(stage, RankState::Starting, seats.len(), now.mono));
     phase.record.state = PhaseState::Live(Placement {
         attempt,
         seats: seats.clone(),

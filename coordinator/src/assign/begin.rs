@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use diptych_common::ids::{JobId, Rank, Step};
 
 use crate::core::{
-    Failure, FailureKind, Ignored, Now, Order, OrderTo, Outcome, PhaseState, RankState, Stage,
-    State,
+    Deletion, Effect, Failure, FailureKind, Ignored, Now, Order, OrderTo, Outcome, PhaseState,
+    RankState, Stage, State,
 };
 use crate::track::{self, Ending};
 
@@ -94,6 +94,7 @@ pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out
             worker: None,
             message,
             log: Vec::new(),
+            object: None,
         };
         return track::end_attempt(state, id, Ending::Failed(failure), now, out);
     }
@@ -112,12 +113,14 @@ pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out
             worker,
             message,
             log: Vec::new(),
+            object: None,
         };
         return track::end_attempt(state, id, Ending::Failed(failure), now, out);
     }
     let first = !placement.begun;
     placement.begun = true;
     run.stage = Stage::Training;
+    run.pulse.at = now.mono;
     let seats = placement.seats.clone();
     if first {
         let step = states
@@ -131,6 +134,13 @@ pub fn begin_if_ready(state: &mut State, id: &JobId, index: usize, now: Now, out
             Some((index, attempt)),
             format!("all {} ranks hold step {step}", seats.len()),
         );
+        if attempt.get() > 1 {
+            out.effects.push(Effect::Delete(Deletion::Leftovers {
+                job: id.clone(),
+                phase: job.submission.phases[index].index,
+                before: attempt,
+            }));
+        }
     }
     for (rank, seat) in (0..).map(Rank::new).zip(&seats) {
         let Some(session) = state

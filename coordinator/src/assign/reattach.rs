@@ -41,12 +41,7 @@ fn reattaching(job: &mut Job, settings: &Settings, now: Mono) {
                 RankState::Away,
             ),
         };
-        phase.run = Some(Run {
-            stage,
-            ranks: vec![rank; world],
-            saves: Default::default(),
-            notices: 0,
-        });
+        phase.run = Some(Run::new(stage, rank, world, now));
     }
 }
 
@@ -66,6 +61,7 @@ pub fn reattached(state: &mut State, id: &JobId, now: Now, out: &mut Outcome) {
     {
         return;
     }
+    run.pulse.at = now.mono;
     run.stage = if begun {
         Stage::Training
     } else {

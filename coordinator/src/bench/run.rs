@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use diptych_common::spec::JobDraft;
-use diptych_proto::v1;
 use diptych_proto::v1::job_service_client::JobServiceClient;
+use diptych_proto::{MAX_ANSWER, v1};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -162,10 +162,12 @@ const LISTED: usize = 1000;
 
 async fn succeeded(channel: &Channel) -> anyhow::Result<usize> {
     let states = vec![v1::JobState::Succeeded.into()];
-    let mut client =
-        JobServiceClient::new(channel.clone()).max_decoding_message_size(64 * 1024 * 1024);
+    let mut client = JobServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     Ok(client
-        .list(v1::ListJobsRequest { states })
+        .list(v1::ListJobsRequest {
+            states,
+            ..Default::default()
+        })
         .await?
         .into_inner()
         .jobs

@@ -58,6 +58,7 @@ impl SimulatedAgent {
             .await
             .map_err(|_| Status::cancelled("the stream is closed"))?;
         let down = AgentServiceClient::new(channel)
+            .max_decoding_message_size(diptych_proto::MAX_ANSWER)
             .session(ReceiverStream::new(messages))
             .await?
             .into_inner();
@@ -169,7 +170,7 @@ pub fn answers(order: &Down, trainers: &mut Trainers) -> Vec<Up> {
             vec![Up::Verified(v1::VerifyReport {
                 job: order.job.clone(),
                 checkpoint,
-                problem: String::new(),
+                ..Default::default()
             })]
         }
         Down::Welcome(_) | Down::Refused(_) => Vec::new(),
@@ -190,6 +191,7 @@ fn failed(message: &str) -> Event {
     Event::Failed(v1::Failed {
         kind: v1::FailureKind::Internal.into(),
         message: message.to_owned(),
+        object: String::new(),
     })
 }
 

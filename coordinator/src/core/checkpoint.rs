@@ -1,5 +1,7 @@
 //! What a phase has saved.
 
+use std::collections::BTreeSet;
+
 use diptych_common::ids::{Attempt, Step, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,19 @@ pub struct Checkpoint {
     pub check: Check,
     /// Verification reports since this process started.
     pub reports: u64,
+    /// What kept workers from reading it since it was last read.
+    pub trouble: Trouble,
+}
+
+/// Failed tries to re-read a checkpoint, which say nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Trouble {
+    /// Workers that were asked; the next one is another, while there is one.
+    pub asked: BTreeSet<WorkerId>,
+    /// How many tries.
+    pub tries: u32,
+    /// Who failed last, and why.
+    pub last: Option<String>,
 }
 
 /// The durable part of a checkpoint.
@@ -71,6 +86,11 @@ pub enum Check {
         /// When.
         since: Mono,
     },
+    /// A worker could not read it; another is asked at this time.
+    Later {
+        /// When.
+        until: Mono,
+    },
 }
 
 /// One object of a checkpoint.
@@ -104,6 +124,7 @@ impl Checkpoint {
             record,
             check: Check::Idle,
             reports: 0,
+            trouble: Trouble::default(),
         }
     }
 

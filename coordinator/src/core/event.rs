@@ -8,6 +8,7 @@ use diptych_common::spec::Device;
 use super::checkpoint::{CheckpointId, CheckpointRef, StoredObject};
 use super::failure::{Exit, FailureKind};
 use super::job::{Metric, RequestId, Secret, Submission};
+use super::run::Activity;
 use super::worker::{RankId, SessionId};
 
 /// One thing that happened. What is random (ids, secrets) comes in with it.
@@ -203,7 +204,11 @@ pub enum RankEvent {
         kind: FailureKind,
         /// What was wrong.
         message: String,
+        /// Key of the manifest, or URL, of a checkpoint that could not be loaded.
+        object: Option<String>,
     },
+    /// It turns to other work.
+    Activity(Activity),
     /// Its process ended.
     Exited {
         /// How.
@@ -231,6 +236,17 @@ pub struct VerifyReport {
     pub job: JobId,
     /// Which one.
     pub checkpoint: CheckpointRef,
-    /// `None` when all sizes and hashes hold.
-    pub problem: Option<String>,
+    /// What.
+    pub reread: Reread,
+}
+
+/// What came of re-reading a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reread {
+    /// All sizes and hashes hold.
+    Whole,
+    /// It is not what was written; names the object.
+    Damaged(String),
+    /// The store did not answer, or not this worker: nothing is known of the checkpoint.
+    Unread(String),
 }

@@ -33,6 +33,8 @@ pub enum FailureKind {
     WorkerLost,
     /// Ranks did not become ready in time.
     NotReady,
+    /// A gang did not progress for too long.
+    Stalled,
 }
 
 impl FailureKind {
@@ -50,7 +52,8 @@ impl FailureKind {
             | Self::Internal
             | Self::BadCheckpoint
             | Self::WorkerLost
-            | Self::NotReady => false,
+            | Self::NotReady
+            | Self::Stalled => false,
         }
     }
 
@@ -69,6 +72,7 @@ impl FailureKind {
             Self::BadCheckpoint => "bad_checkpoint",
             Self::WorkerLost => "worker_lost",
             Self::NotReady => "not_ready",
+            Self::Stalled => "stalled",
         }
     }
 }
@@ -88,6 +92,9 @@ pub struct Failure {
     pub message: String,
     /// The last lines that the rank printed.
     pub log: Vec<String>,
+    /// Key of the manifest, or URL, of a checkpoint that could not be loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
 }
 
 impl fmt::Display for Failure {

@@ -1,14 +1,15 @@
 //! A job: what was asked, where it is, and what it has saved. Records are durable, the rest lives in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Rank, Step, WorkerId};
+use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Step, WorkerId};
 use diptych_common::spec::{Device, JobDraft};
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Checkpoint, CheckpointId, StoredObject};
+use super::checkpoint::{Checkpoint, CheckpointId};
 use super::failure::Failure;
+use super::run::Run;
 use super::time::{Mono, UnixMs};
 
 /// What was asked for, and what the coordinator needs to know of it.
@@ -22,6 +23,8 @@ pub struct Submission {
     pub priority: i32,
     /// The phases, in spec order.
     pub phases: Vec<PhasePlan>,
+    /// Why this version cannot run it, where an older one accepted it.
+    pub invalid: Option<String>,
 }
 
 /// What the coordinator needs to know of a phase.
@@ -231,95 +234,6 @@ pub struct Progress {
     pub metrics: BTreeMap<String, Metric>,
 }
 
-/// The ranks of a live attempt. Not durable: ranks report again.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Run {
-    /// How far the gang is.
-    pub stage: Stage,
-    /// In rank order.
-    pub ranks: Vec<RankState>,
-    /// Saves on their way, by step.
-    pub saves: BTreeMap<Step, Save>,
-    /// How many notices its ranks have sent.
-    pub notices: u32,
-}
-
-/// How far a gang is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Stage {
-    /// The coordinator restarted: members come back until this time.
-    Reattaching {
-        /// Or the attempt is aborted.
-        until: Mono,
-    },
-    /// Trainers start and load until this time.
-    Preparing {
-        /// Or the attempt is aborted.
-        until: Mono,
-    },
-    /// `Begin` was sent.
-    Training,
-    /// A rank lost its peer: the failure behind it is awaited until this time.
-    Doubt {
-        /// Or the attempt is aborted for the symptom.
-        until: Mono,
-        /// The symptom.
-        symptom: Failure,
-        /// Ranks that show it.
-        bereft: BTreeSet<Rank>,
-    },
-}
-
-/// Where one rank is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RankState {
-    /// Its worker has not been heard since the coordinator started.
-    Away,
-    /// Its worker came back without it; its last words may follow until this time.
-    Missing {
-        /// Or the attempt is aborted.
-        until: Mono,
-    },
-    /// `Prepare` was sent.
-    Starting,
-    /// It loaded, and waits for `Begin`.
-    Ready {
-        /// host:port of its data plane; empty in a world of one.
-        endpoint: String,
-        /// Steps in the state that it holds.
-        step: Step,
-        /// BLAKE3 of that state, hex.
-        digest: String,
-        /// BLAKE3 of what it sees of its data, hex; empty where it did not say.
-        data: String,
-        /// Rank 0 on GPUs.
-        nccl_id: Vec<u8>,
-    },
-    /// It came back to an attempt that had begun; how far it is will be heard.
-    Back,
-    /// It steps.
-    Training,
-    /// Its work is done; it waits for the final commit.
-    Finished {
-        /// Its last step.
-        step: Step,
-    },
-    /// It finished and its process ended as it should.
-    Left {
-        /// Its last step.
-        step: Step,
-    },
-}
-
-/// A save on its way.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Save {
-    /// Objects of the ranks that have written theirs.
-    pub parts: BTreeMap<Rank, Vec<StoredObject>>,
-    /// Whether rank 0 was told to write the manifest.
-    pub ordered: bool,
-}
-
 // === impl Job ===
 
 impl Job {
@@ -421,35 +335,5 @@ impl Secret {
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret")
-    }
-}
-
-// === impl RankState ===
-
-impl RankState {
-    /// The last step, once its work is done.
-    pub fn finished(&self) -> Option<Step> {
-        match self {
-            Self::Finished { step } | Self::Left { step } => Some(*step),
-            Self::Away
-            | Self::Missing { .. }
-            | Self::Starting
-            | Self::Ready { .. }
-            | Self::Back
-            | Self::Training => None,
-        }
-    }
-
-    /// Whether its worker has shown that it lives.
-    pub fn is_attached(&self) -> bool {
-        match self {
-            Self::Away | Self::Missing { .. } => false,
-            Self::Starting
-            | Self::Ready { .. }
-            | Self::Back
-            | Self::Training
-            | Self::Finished { .. }
-            | Self::Left { .. } => true,
-        }
     }
 }

@@ -5,7 +5,9 @@ pub mod settings; // how long to wait for what
 pub mod failure; // why attempts end
 pub mod checkpoint; // what a phase has saved
 pub mod job; // jobs, phases, attempts, ranks
+pub mod run; // a live attempt's ranks
 pub mod worker; // workers and their devices
+pub mod deletion; // objects that nobody needs
 pub mod event; // everything that can happen
 pub mod outcome; // everything that follows
 pub mod state; // all of it, with undo
@@ -16,18 +18,23 @@ pub mod invariants; // what always holds
 pub use apply::apply;
 pub use change::{Change, StoredJob};
 pub use checkpoint::{
-    Check, Checkpoint, CheckpointId, CheckpointRecord, CheckpointRef, CheckpointState, StoredObject,
+    Check, Checkpoint, CheckpointId, CheckpointRecord, CheckpointRef, CheckpointState,
+    StoredObject, Trouble,
 };
-pub use event::{DeviceReport, Event, RankEvent, RankReport, Registration, Submit, VerifyReport};
+pub use deletion::Deletion;
+pub use event::{
+    DeviceReport, Event, RankEvent, RankReport, Registration, Reread, Submit, VerifyReport,
+};
 pub use failure::{Exit, Failure, FailureKind};
 pub use invariants::check_invariants;
 pub use job::{
     Budget, Job, JobRecord, JobState, Metric, Phase, PhasePlan, PhaseRecord, PhaseState, Placement,
-    Progress, RankState, RequestId, Run, Save, Seat, Secret, Stage, Submission,
+    Progress, RequestId, Seat, Secret, Submission,
 };
 pub use outcome::{
     Answer, Effect, Happening, Ignored, Order, OrderTo, Outcome, PrepareOrder, Refusal,
 };
+pub use run::{Activity, Pulse, RankState, Run, Save, Stage};
 pub use settings::Settings;
 pub use state::State;
 pub use time::{Mono, Now, UnixMs};

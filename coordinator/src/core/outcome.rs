@@ -5,6 +5,7 @@ use std::sync::Arc;
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Rank, Step, WorkerId};
 
 use super::checkpoint::{CheckpointId, CheckpointRef, StoredObject};
+use super::deletion::Deletion;
 use super::job::{Job, Metric};
 use super::time::UnixMs;
 use super::worker::SessionId;
@@ -77,6 +78,8 @@ pub enum Ignored {
     NotRankZero,
     /// More than the limit of it.
     TooMany,
+    /// Another agent is connected as this worker.
+    AnotherAgent,
 }
 
 /// Something to do in the world.
@@ -107,15 +110,8 @@ pub enum Effect {
         /// What.
         points: Vec<Metric>,
     },
-    /// Delete a checkpoint's objects, manifest first.
-    DeleteCheckpoint {
-        /// Whose.
-        job: JobId,
-        /// The job's storage URL.
-        storage: String,
-        /// Key of the manifest; everything in its folder goes.
-        manifest: String,
-    },
+    /// Delete objects; remembered with the state until they are gone.
+    Delete(Deletion),
 }
 
 /// What an agent is told.

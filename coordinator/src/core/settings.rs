@@ -25,6 +25,18 @@ pub struct Settings {
     pub verify_grace: Duration,
     /// When to order the verification of a checkpoint again.
     pub verify_again: Duration,
+    /// How soon a checkpoint that a worker could not read is given to another; doubles each time.
+    pub unread_pause: Duration,
+    /// How long a gang may go without a step, at least.
+    pub stall: Duration,
+    /// How many step times it may go without one, where that is longer.
+    pub stall_steps: u32,
+    /// As `stall`, before the first step and while the last save is written.
+    pub stall_saving: Duration,
+    /// As `stall`, in an evaluation.
+    pub stall_evaluating: Duration,
+    /// The pause before the next attempt after a failure; doubles with each failure in a row without progress.
+    pub backoff: Duration,
     /// How long a lost worker stays in the list.
     pub lost_kept: Duration,
     /// Failures in a row without progress that end a phase.
@@ -46,6 +58,12 @@ impl Default for Settings {
             settle: Duration::from_secs(2),
             verify_grace: Duration::from_secs(10),
             verify_again: Duration::from_secs(300),
+            unread_pause: Duration::from_secs(1),
+            stall: Duration::from_secs(60),
+            stall_steps: 20,
+            stall_saving: Duration::from_secs(600),
+            stall_evaluating: Duration::from_secs(1800),
+            backoff: Duration::from_secs(1),
             lost_kept: Duration::from_secs(3600),
             failures: 3,
             jobs: 100_000,

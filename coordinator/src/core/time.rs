@@ -20,6 +20,11 @@ impl Mono {
         Self(self.0.saturating_add(wait))
     }
 
+    /// How far ahead `later` is; zero if it has passed.
+    pub fn until(self, later: Self) -> Duration {
+        later.0.saturating_sub(self.0)
+    }
+
     /// How long ago `earlier` was; zero if it is still to come.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

@@ -22,6 +22,8 @@ pub(super) enum Message {
     Open(SessionId, Outbox),
     /// Look at the state.
     Read(Look),
+    /// Objects are gone: their deletion, by id, need not be remembered.
+    Deleted(i64),
 }
 
 /// A look at the durable state.
@@ -120,6 +122,14 @@ impl Handle {
         answer.await.map_err(|_| WishError::ShuttingDown)
     }
 
+    /// Forgets a deletion, which is done.
+    pub(super) async fn deleted(&self, id: i64) -> Result<(), WishError> {
+        self.messages
+            .send(Message::Deleted(id))
+            .await
+            .map_err(|_| WishError::ShuttingDown)
+    }
+
     /// Is told whenever a job changes; many changes may be one.
     pub fn watch(&self, job: &JobId) -> watch::Receiver<()> {
         self.watches
@@ -186,6 +196,7 @@ impl std::fmt::Debug for Message {
             Self::Report(event) => f.debug_tuple("Report").field(event).finish(),
             Self::Open(session, _) => f.debug_tuple("Open").field(session).finish(),
             Self::Read(_) => f.write_str("Read"),
+            Self::Deleted(id) => f.debug_tuple("Deleted").field(id).finish(),
         }
     }
 }

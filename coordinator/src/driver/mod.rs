@@ -2,6 +2,7 @@
 
 pub mod handle; // what the wire holds
 pub mod owner; // the task
+mod again; // reports that wait for the database
 pub mod outbox; // orders to agents
 pub mod sweeper; // deletes collected checkpoints
 

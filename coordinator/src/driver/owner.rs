@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use diptych_common::clock;
 use diptych_common::ids::JobId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::again::Again;
 use super::handle::{Handle, Message, Watches, WishError};
 use super::outbox::Outboxes;
-use super::sweeper::{self, Sweep};
+use super::sweeper;
 use crate::assign;
 use crate::core::{Answer, Effect, Event, Mono, Now, Outcome, Settings, State, UnixMs, apply};
 use crate::store::{Batch, Logs, Point, Reader, Store, StoreError};
@@ -32,8 +33,6 @@ const METRICS: Duration = Duration::from_secs(1);
 const POINTS: usize = 100_000;
 /// Pause after a failed commit.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Collected checkpoints that wait for deletion.
-const SWEEPS: usize = 4096;
 
 /// Where and how the owner works.
 #[derive(Debug, Clone)]
@@ -52,12 +51,15 @@ struct Owner {
     messages: mpsc::Receiver<Message>,
     watches: Arc<Watches>,
     outboxes: Outboxes,
-    sweeps: mpsc::Sender<Sweep>,
+    /// Wakes the sweeper.
+    sweep: Arc<Notify>,
+    /// Deletions that are done, until that is durable.
+    deleted: Vec<i64>,
     started: Instant,
     points: Vec<Point>,
     points_since: Instant,
     /// Reports of a batch that could not be committed: first in the next.
-    again: Vec<Event>,
+    again: Again,
     store_failed: bool,
 }
 
@@ -80,7 +82,7 @@ pub async fn start(
     let mut state = assign::restored(options.settings, store.load().await?, Mono::default());
     recall(&mut state, &reader).await?;
     let (sender, messages) = mpsc::channel(WAITING);
-    let (sweeps, to_sweep) = mpsc::channel(SWEEPS);
+    let sweep = Arc::new(Notify::new());
     let handle = Handle {
         messages: sender,
         watches: Arc::default(),
@@ -96,14 +98,15 @@ pub async fn start(
         messages,
         watches: Arc::clone(&handle.watches),
         outboxes: Outboxes::default(),
-        sweeps,
+        sweep: Arc::clone(&sweep),
+        deleted: Vec::new(),
         started,
         points: Vec::new(),
         points_since: started,
-        again: Vec::new(),
+        again: Again::default(),
         store_failed: false,
     };
-    tokio::spawn(sweeper::run(to_sweep));
+    tokio::spawn(sweeper::run(handle.clone(), sweep));
     Ok((handle, tokio::spawn(owner.run(stop))))
 }
 
@@ -194,11 +197,12 @@ impl Owner {
     /// Applies messages, commits once, and lets answers and effects go. False when it could not commit.
     async fn batch(&mut self, inbox: &mut Vec<Message>, tick: bool) -> bool {
         let mut outcomes: Vec<Outcome> = Vec::new();
-        let mut reports = std::mem::take(&mut self.again);
+        let mut again = std::mem::take(&mut self.again);
+        let mut reports = Vec::new();
         let mut waiting: Vec<Waiting> = Vec::new();
         let mut looks = Vec::new();
         let now = self.now();
-        for event in &reports {
+        for event in again.events() {
             self.report(event.clone(), now, &mut outcomes);
         }
         for message in inbox.drain(..) {
@@ -216,6 +220,7 @@ impl Owner {
                 }
                 Message::Open(session, outbox) => self.outboxes.open(session, outbox),
                 Message::Read(look) => looks.push(look),
+                Message::Deleted(id) => self.deleted.push(id),
             }
         }
         if tick {
@@ -227,7 +232,13 @@ impl Owner {
             Ok(()) => self.let_go(outcomes, waiting),
             Err(error) => {
                 self.state.undo();
-                self.again = reports;
+                for event in reports {
+                    if let Some(session) = again.keep(event) {
+                        let reason = "the coordinator cannot write its database; come back later";
+                        self.outboxes.close(session, reason.to_owned(), true);
+                    }
+                }
+                self.again = again;
                 for (reply, _) in waiting {
                     // Whoever asked may be gone.
                     let _ = reply.send(Err(WishError::NotDurable(error.to_string())));
@@ -261,21 +272,29 @@ impl Owner {
         };
         for outcome in outcomes.iter_mut() {
             batch.happened.append(&mut outcome.happened);
-            outcome.effects.retain_mut(|effect| {
-                let Effect::Metrics { job, phase, points } = effect else {
-                    return true;
-                };
-                let points = std::mem::take(points).into_iter();
-                fresh.extend(points.map(|metric| Point {
-                    job: job.clone(),
-                    phase: *phase,
-                    metric,
-                }));
-                false
+            outcome.effects.retain_mut(|effect| match effect {
+                Effect::Metrics { job, phase, points } => {
+                    let points = std::mem::take(points).into_iter();
+                    fresh.extend(points.map(|metric| Point {
+                        job: job.clone(),
+                        phase: *phase,
+                        metric,
+                    }));
+                    false
+                }
+                Effect::Delete(deletion) => {
+                    batch.deletions.push(deletion.clone());
+                    false
+                }
+                Effect::Send { .. } | Effect::Close { .. } => true,
             });
         }
+        batch.deleted.clone_from(&self.deleted);
         let due = !self.points.is_empty() && self.points_since.elapsed() >= METRICS;
-        let needed = !batch.changes.is_empty() || !batch.happened.is_empty() || due;
+        let needed = !batch.changes.is_empty()
+            || !batch.happened.is_empty()
+            || !batch.deleted.is_empty()
+            || due;
         if self.points.is_empty() && !fresh.is_empty() && !needed {
             self.points_since = Instant::now();
         }
@@ -292,6 +311,10 @@ impl Owner {
             Ok(()) => {
                 if std::mem::take(&mut self.store_failed) {
                     tracing::info!("the database can be written again");
+                }
+                self.deleted.clear();
+                if !batch.deletions.is_empty() {
+                    self.sweep.notify_one();
                 }
                 self.watch_tell(&batch);
                 Ok(())
@@ -329,24 +352,8 @@ impl Owner {
                     reason,
                     retry,
                 } => self.outboxes.close(session, reason, retry),
-                Effect::DeleteCheckpoint {
-                    job,
-                    storage,
-                    manifest,
-                } => {
-                    if self
-                        .sweeps
-                        .try_send(Sweep {
-                            storage,
-                            manifest: manifest.clone(),
-                        })
-                        .is_err()
-                    {
-                        tracing::warn!(%job, %manifest, "too many deletions wait: a collected checkpoint stays in the store");
-                    }
-                }
                 // Taken by the commit.
-                Effect::Metrics { .. } => {}
+                Effect::Metrics { .. } | Effect::Delete(_) => {}
             }
         }
     }

@@ -26,6 +26,15 @@ pub struct Checkpoints {
     handle: Handle,
 }
 
+/// Which checkpoint is meant where no step is given.
+#[derive(Debug, Clone, Copy)]
+enum Pick {
+    /// The newest verified one.
+    Verified,
+    /// The newest, whatever is known of it.
+    Newest,
+}
+
 /// A checkpoint that was asked for, found.
 #[derive(Debug, Clone)]
 struct Found {
@@ -51,7 +60,7 @@ impl Checkpoints {
         found.ok_or_else(|| status(&no_such(job)))
     }
 
-    async fn find(&self, request: &v1::CheckpointRequest) -> Result<Found, Status> {
+    async fn find(&self, request: &v1::CheckpointRequest, pick: Pick) -> Result<Found, Status> {
         let job = self.job(&request.job).await?;
         let index = if request.phase.is_empty() {
             let with = (0..job.phases.len())
@@ -74,9 +83,12 @@ impl Checkpoints {
                 .rev()
                 .find(|id| id.step.get() == step)
                 .copied(),
-            None => phase
-                .newest_verified()
-                .map(|checkpoint| checkpoint.record.id),
+            None => match pick {
+                Pick::Verified => phase
+                    .newest_verified()
+                    .map(|checkpoint| checkpoint.record.id),
+                Pick::Newest => phase.checkpoints.keys().next_back().copied(),
+            },
         };
         let name = &job.submission.phases[index].name;
         let id = found.ok_or_else(|| match request.step {
@@ -106,6 +118,12 @@ impl Found {
             .checkpoints
             .get(&self.id)
             .map_or(0, |checkpoint| checkpoint.reports)
+    }
+
+    /// What kept the last worker from reading it.
+    fn trouble(&self) -> Option<String> {
+        let found = self.job.phases[self.index].checkpoints.get(&self.id)?;
+        found.trouble.last.clone()
     }
 
     async fn again(&self, checkpoints: &Checkpoints) -> Result<Self, Status> {
@@ -147,7 +165,9 @@ impl CheckpointService for Checkpoints {
         &self,
         request: Request<v1::CheckpointRequest>,
     ) -> Result<Response<v1::Checkpoint>, Status> {
-        self.find(&request.into_inner()).await?.encode()
+        self.find(&request.into_inner(), Pick::Verified)
+            .await?
+            .encode()
     }
 
     async fn verify(
@@ -155,7 +175,7 @@ impl CheckpointService for Checkpoints {
         request: Request<v1::CheckpointRequest>,
     ) -> Result<Response<v1::Checkpoint>, Status> {
         let request = request.into_inner();
-        let mut found = self.find(&request).await?;
+        let mut found = self.find(&request, Pick::Newest).await?;
         let before = found.reports();
         let mut changes = self.handle.watch(found.job.id());
         let phase = found.job.submission.phases[found.index].index;
@@ -172,7 +192,10 @@ impl CheckpointService for Checkpoints {
             loop {
                 found = found.again(self).await?;
                 if found.reports() > before {
-                    return found.encode();
+                    return match found.trouble() {
+                        Some(said) => Err(Status::unavailable(said)),
+                        None => found.encode(),
+                    };
                 }
                 // Either way, look again.
                 let _ = tokio::time::timeout(LOOK, changes.changed()).await;
@@ -192,7 +215,7 @@ impl CheckpointService for Checkpoints {
         let which = request
             .checkpoint
             .ok_or_else(|| Status::invalid_argument("checkpoint is missing"))?;
-        let found = self.find(&which).await?;
+        let found = self.find(&which, Pick::Verified).await?;
         let event = Event::Pin {
             job: found.job.id().clone(),
             phase: found.job.submission.phases[found.index].index,

@@ -8,8 +8,8 @@ use diptych_proto::convert::{WireError, name, required};
 use diptych_proto::v1;
 
 use crate::core::{
-    CheckpointRef, DeviceReport, Exit, FailureKind, Metric, RankEvent, RankId, RankReport,
-    Registration, SessionId, StoredObject, VerifyReport,
+    Activity, CheckpointRef, DeviceReport, Exit, FailureKind, Metric, RankEvent, RankId,
+    RankReport, Registration, Reread, SessionId, StoredObject, VerifyReport,
 };
 
 /// Devices of one worker.
@@ -123,7 +123,15 @@ pub(super) fn report(
         E::Failed(failed) => RankEvent::Failed {
             kind: failure_kind(failed.kind()),
             message: text(failed.message),
+            object: Some(failed.object)
+                .filter(|object| !object.is_empty())
+                .map(text),
         },
+        E::Activity(activity) => RankEvent::Activity(match activity.kind() {
+            v1::ActivityKind::Training | v1::ActivityKind::Unspecified => Activity::Training,
+            v1::ActivityKind::Evaluating => Activity::Evaluating,
+            v1::ActivityKind::Saving => Activity::Saving,
+        }),
         E::Exited(exited) => {
             let exit = match (exited.code, exited.signal) {
                 (_, Some(signal)) => Exit::Signal(signal),
@@ -173,9 +181,11 @@ pub(super) fn verify_report(
         worker: worker.clone(),
         job: job(&wire.job)?,
         checkpoint: checkpoint(required("checkpoint", wire.checkpoint)?),
-        problem: Some(wire.problem)
-            .filter(|problem| !problem.is_empty())
-            .map(text),
+        reread: match (wire.problem.is_empty(), wire.unread) {
+            (true, false) => Reread::Whole,
+            (false, false) => Reread::Damaged(text(wire.problem)),
+            (_, true) => Reread::Unread(text(wire.problem)),
+        },
     })
 }
 

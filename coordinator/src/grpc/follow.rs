@@ -10,7 +10,7 @@ use std::time::Duration;
 use diptych_common::ids::{JobId, Step};
 use diptych_proto::status::status;
 use diptych_proto::v1;
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,8 @@ impl From<StoreError> for End {
     }
 }
 
-/// Starts a task that follows something.
+/// Starts a task that follows something. When the coordinator stops, the stream ends with UNAVAILABLE: one that ends
+/// without an error has said all.
 pub fn stream<T, F>(stop: CancellationToken, follow: impl FnOnce(To<T>) -> F) -> Follow<T>
 where
     T: Send + 'static,
@@ -68,9 +69,14 @@ where
                 let _ = to.send(Err(*status)).await;
             },
             () = to.closed() => {}
+            () = stop.cancelled() => {
+                let stopping = Status::unavailable("the coordinator is shutting down; try again");
+                // As above.
+                let _ = to.send(Err(stopping)).await;
+            }
         }
     });
-    Box::pin(ReceiverStream::new(from).take_until(stop.cancelled_owned()))
+    Box::pin(ReceiverStream::new(from))
 }
 
 async fn send<T>(to: &To<T>, message: T) -> Result<(), End> {
@@ -189,10 +195,15 @@ pub async fn logs(
                 continue;
             };
             let lines = handle.logs().lines(&id, &file).await?;
-            let skip = if first_look && request.tail > 0 {
-                lines.saturating_sub(request.tail)
-            } else {
-                0
+            let after = request.after.iter().find(|after| {
+                after.phase == plan.name.as_str()
+                    && after.attempt == file.attempt.get()
+                    && after.rank == file.rank.get()
+            });
+            let skip = match after {
+                Some(after) => after.index,
+                None if first_look && request.tail > 0 => lines.saturating_sub(request.tail),
+                None => 0,
             };
             let cursor = cursors.entry(file.clone()).or_default();
             while cursor.line < lines {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use diptych_common::ids::JobId;
 use diptych_proto::convert::valid_spec;
 use diptych_proto::status::{spec_status, status};
-use diptych_proto::v1;
 use diptych_proto::v1::job_service_server::JobService;
+use diptych_proto::{MAX_ANSWER, v1};
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -19,8 +20,10 @@ use crate::driver::sweeper::delete_folder;
 use crate::driver::{Handle, WishError};
 use crate::queue;
 
-/// Jobs of one list: with their specs they fit into what clients accept by default.
+/// Jobs of one page of a list.
 const LISTED: usize = 1000;
+/// Bytes of one page, the job that goes beyond it aside.
+const LIST_BYTES: usize = MAX_ANSWER / 2;
 /// Characters of a request id or a reason.
 const TEXT: usize = 256;
 
@@ -68,6 +71,18 @@ fn short(field: &str, text: String) -> Result<String, Status> {
         )));
     }
     Ok(text)
+}
+
+/// The position in the order of submission before which a page of a list starts.
+fn page(text: &str) -> Result<u64, Status> {
+    if text.is_empty() {
+        return Ok(u64::MAX);
+    }
+    text.parse().map_err(|_| {
+        Status::invalid_argument(format!(
+            "page: {text:?} is not the next_page of an earlier answer"
+        ))
+    })
 }
 
 /// The spec's name and six random hex digits.
@@ -136,20 +151,34 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let states: Vec<_> = request.into_inner().states().collect();
+        let request = request.into_inner();
+        let states: Vec<_> = request.states().collect();
+        let before = page(&request.page)?;
         let jobs = self
             .handle
             .read(|state, _| state.jobs().values().cloned().collect::<Vec<_>>())
             .await;
         let mut jobs = jobs.map_err(|error| status(&error))?;
-        jobs.retain(|job| states.is_empty() || states.contains(&encode::job_state(job)));
+        jobs.retain(|job| {
+            job.record.sequence < before
+                && (states.is_empty() || states.contains(&encode::job_state(job)))
+        });
         jobs.sort_by_key(|job| Reverse(job.record.sequence));
-        let jobs = jobs
-            .iter()
-            .take(LISTED)
-            .map(|job| encode::summary(job))
-            .collect();
-        Ok(Response::new(v1::ListJobsResponse { jobs }))
+        let mut answer = v1::ListJobsResponse::default();
+        let mut bytes = 0;
+        for job in &jobs {
+            let wire = encode::summary(job);
+            bytes += wire.encoded_len();
+            if answer.jobs.len() == LISTED || (bytes > LIST_BYTES && !answer.jobs.is_empty()) {
+                break;
+            }
+            answer.jobs.push(wire);
+        }
+        let last = answer.jobs.len().checked_sub(1);
+        if let Some(last) = last.filter(|_| answer.jobs.len() < jobs.len()) {
+            answer.next_page = jobs[last].record.sequence.to_string();
+        }
+        Ok(Response::new(answer))
     }
 
     async fn watch(
@@ -255,27 +284,28 @@ impl JobService for Jobs {
         let request = request.into_inner();
         let job = self.exists(&request.job).await?;
         let id = job.clone();
-        let storage = self.handle.read(move |state, _| {
-            state
-                .job(&id)
-                .map(|job| job.submission.draft.storage.clone())
+        let deletable = self.handle.read(move |state, _| {
+            admit::deletable(state, &id).map(|job| job.submission.draft.storage.clone())
         });
-        let storage = storage
+        let storage = deletable
             .await
             .map_err(|error| status(&error))?
-            .ok_or_else(|| status(&no_such(job.clone())))?;
+            .map_err(|refusal| status(&WishError::Refused(refusal)))?;
+        // The objects first: as long as one is left, the job is there to ask for again.
+        let mut objects = 0;
+        if request.objects {
+            objects = delete_folder(&storage, job.as_str()).await.map_err(|error| {
+                Status::unavailable(format!(
+                    "job {job} stays, for not all objects under {storage}/{job} could be deleted: {error}; run the same command again"
+                ))
+            })?;
+        }
         self.handle
             .wish(Event::Delete { job: job.clone() })
             .await
             .map_err(|error| status(&error))?;
         if let Err(error) = self.handle.logs().remove(&job).await {
             tracing::warn!(%job, %error, "logs of a deleted job stay");
-        }
-        let mut objects = 0;
-        if request.objects {
-            objects = delete_folder(&storage, job.as_str()).await.map_err(|error| {
-                Status::unavailable(format!("job {job} is forgotten, but not all objects under {storage}/{job} could be deleted: {error}"))
-            })?;
         }
         Ok(Response::new(v1::DeleteResponse { objects }))
     }

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use diptych_proto::DESCRIPTORS;
 use diptych_proto::v1::agent_service_server::AgentServiceServer;
 use diptych_proto::v1::checkpoint_service_server::CheckpointServiceServer;
 use diptych_proto::v1::job_service_server::JobServiceServer;
 use diptych_proto::v1::system_service_server::SystemServiceServer;
 use diptych_proto::v1::worker_service_server::WorkerServiceServer;
+use diptych_proto::{DESCRIPTORS, MAX_REQUEST};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,6 @@ use super::jobs::Jobs;
 use super::system::{System, Workers};
 use crate::driver::Handle;
 
-/// Bytes of one message from a client.
-const MESSAGE: usize = 16 * 1024 * 1024;
 /// A connection on which nothing moves is probed after this.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// A probe that is not answered in this time ends the connection.
@@ -62,7 +60,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(
             JobServiceServer::new(Jobs::new(handle.clone(), stop.clone()))
-                .max_decoding_message_size(MESSAGE),
+                .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(CheckpointServiceServer::new(Checkpoints::new(
             handle.clone(),
@@ -71,7 +69,7 @@ pub async fn serve(
         .add_service(SystemServiceServer::new(System))
         .add_service(
             AgentServiceServer::new(Agents::new(handle, stop.clone()))
-                .max_decoding_message_size(MESSAGE),
+                .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(broken)?)

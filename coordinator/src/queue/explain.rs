@@ -3,9 +3,12 @@
 use diptych_common::ids::PhaseName;
 use diptych_common::spec::Device;
 
-use super::ready::{Readiness, readiness};
-use crate::core::{Job, JobState, Mono, PhaseState, RankState, Stage, State};
-use crate::place::{GangRequest, Problem, Wait, solve};
+use super::ready::{Readiness, claim, readiness};
+use crate::core::{
+    Checkpoint, CheckpointId, Job, JobState, Mono, Phase, PhaseState, Placement, RankState, Stage,
+    State,
+};
+use crate::place::{Problem, Wait, solve};
 
 /// One reason. Codes are stable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub fn explain(state: &State, job: &Job, now: Mono) -> Vec<Reason> {
                 format!("{said}; `diptych retry {}` goes on", job.id()),
             )]
         }
-        JobState::Failed { .. } => failed(job),
+        JobState::Failed { .. } => failed(job, state.settings().failures),
         JobState::Active => match job.live() {
             Some((index, _)) => running(job, index),
             None => waiting(state, job, now),
@@ -55,7 +58,7 @@ fn reason(code: &'static str, phase: Option<&PhaseName>, message: String) -> Rea
     }
 }
 
-fn failed(job: &Job) -> Vec<Reason> {
+fn failed(job: &Job, budget: u32) -> Vec<Reason> {
     let mut reasons = Vec::new();
     for (phase, plan) in job.phases.iter().zip(&job.submission.phases) {
         if let PhaseState::Failed { cause } = &phase.record.state {
@@ -64,6 +67,8 @@ fn failed(job: &Job) -> Vec<Reason> {
             reasons.push(first);
             let advice = if cause.kind.is_terminal() {
                 format!("kind {} is never tried again by itself", cause.kind.name())
+            } else if phase.record.budget.failures < budget {
+                "an input that cannot be loaded is not tried again by itself".to_owned()
             } else {
                 format!(
                     "stopped after {} failures in a row without progress",
@@ -95,10 +100,7 @@ fn running(job: &Job, index: usize) -> Vec<Reason> {
         .count();
     let back = run.ranks.iter().filter(|rank| rank.is_attached()).count();
     let (code, message) = match &run.stage {
-        _ if placement.finished.is_some() => (
-            "verifying",
-            format!("attempt {attempt} has finished; its final checkpoint is being re-read"),
-        ),
+        _ if placement.finished.is_some() => ("verifying", finishing(phase, placement)),
         Stage::Reattaching { .. } => (
             "reattaching",
             format!(
@@ -135,6 +137,29 @@ fn running(job: &Job, index: usize) -> Vec<Reason> {
     reasons
 }
 
+/// What a gang whose ranks have all finished still waits for.
+fn finishing(phase: &Phase, placement: &Placement) -> String {
+    let last = CheckpointId {
+        step: placement.finished.unwrap_or_default(),
+        attempt: placement.attempt,
+    };
+    let attempt = placement.attempt;
+    match phase.checkpoints.get(&last) {
+        None => format!("attempt {attempt} has finished; its final checkpoint is being written"),
+        saved => format!(
+            "attempt {attempt} has finished; its final checkpoint is being re-read{}",
+            trouble(saved)
+        ),
+    }
+}
+
+/// What kept workers from re-reading a checkpoint.
+fn trouble(checkpoint: Option<&Checkpoint>) -> String {
+    let last = checkpoint.and_then(|checkpoint| checkpoint.trouble.last.as_ref());
+    last.map(|last| format!(" (last try: {last})"))
+        .unwrap_or_default()
+}
+
 fn waiting(state: &State, job: &Job, now: Mono) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let index = match readiness(job, state.settings(), now) {
@@ -144,10 +169,29 @@ fn waiting(state: &State, job: &Job, now: Mono) -> Vec<Reason> {
         }
         Readiness::Verifying(index) => {
             let plan = &job.submission.phases[index];
-            let message =
-                "its newest checkpoint is being re-read before a new attempt starts from it"
-                    .to_owned();
+            let message = format!(
+                "its newest checkpoint is being re-read before a new attempt starts from it{}",
+                trouble(job.phases[index].checkpoints.values().next_back())
+            );
             reasons.push(reason("verifying_checkpoint", Some(&plan.name), message));
+            Some(index)
+        }
+        Readiness::Pausing { index, left } => {
+            let plan = &job.submission.phases[index];
+            let budget = &job.phases[index].record.budget;
+            let message = format!(
+                "failure {} of {} without progress; the next attempt starts in {:.1} s",
+                budget.failures,
+                state.settings().failures,
+                left.as_secs_f64()
+            );
+            let mut pause = reason("pausing_after_failure", Some(&plan.name), message);
+            pause.log = budget
+                .first
+                .as_ref()
+                .map(|first| first.log.clone())
+                .unwrap_or_default();
+            reasons.push(pause);
             Some(index)
         }
         Readiness::Nothing => None,
@@ -167,24 +211,12 @@ fn waiting(state: &State, job: &Job, now: Mono) -> Vec<Reason> {
 
 fn placement(state: &State, job: &Job, index: usize, now: Mono) -> Reason {
     let plan = &job.submission.phases[index];
-    let request = |job: &Job| match readiness(job, state.settings(), now) {
-        Readiness::Phase(index) => {
-            let plan = &job.submission.phases[index];
-            Some(GangRequest {
-                job: job.id().clone(),
-                kind: plan.device,
-                min: plan.min,
-                max: plan.max,
-            })
-        }
-        Readiness::Verifying(_) | Readiness::Nothing => None,
-    };
     let problem = Problem::of(state, now);
     let requests = state
         .queue()
         .iter()
         .filter_map(|key| state.job(&key.job))
-        .filter_map(|job| request(job));
+        .filter_map(|job| claim(job, state.settings(), now));
     let solution = solve(&problem, requests);
     let wait = solution
         .waiting

@@ -6,4 +6,4 @@ pub mod explain; // why a job waits or failed
 
 pub use explain::{Reason, explain};
 pub use order::QueueKey;
-pub use ready::{Readiness, readiness};
+pub use ready::{Readiness, claim, pause, readiness};

@@ -1,6 +1,9 @@
 //! The phase of a job that can be placed now.
 
+use std::time::Duration;
+
 use crate::core::{Job, Mono, Phase, PhaseState, Settings};
+use crate::place::GangRequest;
 
 /// What a job without a live attempt is ready for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,9 +12,19 @@ pub enum Readiness {
     Phase(usize),
     /// This phase, once its newest checkpoint is verified (or the grace is over).
     Verifying(usize),
+    /// This phase, once the pause after its last failure is over.
+    Pausing {
+        /// Which one.
+        index: usize,
+        /// What is left of it.
+        left: Duration,
+    },
     /// Nothing: no phase waits.
     Nothing,
 }
+
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What a job without a live attempt is ready for. One phase of a job runs at a time.
 pub fn readiness(job: &Job, settings: &Settings, now: Mono) -> Readiness {
@@ -30,11 +43,41 @@ pub fn readiness(job: &Job, settings: &Settings, now: Mono) -> Readiness {
         return Readiness::Nothing;
     };
     let phase = &job.phases[index];
-    if newer_unverified(phase) && now.since(phase.waiting) < settings.verify_grace {
+    let left =
+        pause(phase.record.budget.failures, settings).saturating_sub(now.since(phase.waiting));
+    if !left.is_zero() {
+        Readiness::Pausing { index, left }
+    } else if newer_unverified(phase) && now.since(phase.waiting) < settings.verify_grace {
         Readiness::Verifying(index)
     } else {
         Readiness::Phase(index)
     }
+}
+
+/// The pause before the next attempt, after this many failures in a row without progress.
+pub fn pause(failures: u32, settings: &Settings) -> Duration {
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => settings
+            .backoff
+            .saturating_mul(1 << doublings.min(16))
+            .min(LONGEST_PAUSE),
+    }
+}
+
+/// The gang that a job asks for. One that pauses asks, too: nobody behind it takes its devices meanwhile.
+pub fn claim(job: &Job, settings: &Settings, now: Mono) -> Option<GangRequest> {
+    let index = match readiness(job, settings, now) {
+        Readiness::Phase(index) | Readiness::Pausing { index, .. } => index,
+        Readiness::Verifying(_) | Readiness::Nothing => return None,
+    };
+    let plan = &job.submission.phases[index];
+    Some(GangRequest {
+        job: job.id().clone(),
+        kind: plan.device,
+        min: plan.min,
+        max: plan.max,
+    })
 }
 
 /// Whether a committed checkpoint that nobody has re-read is newer than every verified one.

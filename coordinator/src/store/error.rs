@@ -47,6 +47,13 @@ impl StoreError {
         }
     }
 
+    pub(super) fn deletion(problem: serde_json::Error) -> Self {
+        Self::Row {
+            job: "none (a deletion)".to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+
     pub(super) fn row(job: &JobId, problem: impl ToString) -> Self {
         Self::Row {
             job: job.to_string(),

@@ -19,6 +19,8 @@ use super::StoreError;
 const LINE: usize = 16 * 1024;
 /// A file longer than this takes no more lines.
 const FILE: u64 = 512 * 1024 * 1024;
+/// Lines that may be missing before new ones are taken; more are asked for again.
+const GAP: u64 = 10_000;
 /// Files whose length is remembered.
 const REMEMBERED: usize = 4096;
 
@@ -57,7 +59,7 @@ impl Logs {
     }
 
     /// Appends lines, the first of which is the rank's `first`-th. Those that are there already are left out; a gap
-    /// (the agent lost some) is filled with marks. Returns how many lines the file then holds.
+    /// (the agent lost some) is filled with marks, and a large one refused by taking nothing. Returns how many lines the file then holds.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -79,7 +81,11 @@ impl Logs {
         };
         let mut text = String::new();
         let gap = first.saturating_sub(length.lines);
-        for _ in 0..gap.min(10_000) {
+        if gap > GAP {
+            // The receipt says how many there are; the agent then starts over.
+            return Ok(length.lines);
+        }
+        for _ in 0..gap {
             text.push_str("[line lost]\n");
         }
         let known = length.lines.saturating_sub(first) as usize;
@@ -292,6 +298,10 @@ mod tests {
             logs.append(&job, &file, 4, &lines(&["e"])).await.unwrap(),
             5
         );
+        for far in [GAP + 6, u64::MAX] {
+            let held = logs.append(&job, &file, far, &lines(&["far"])).await;
+            assert_eq!(held.unwrap(), 5, "nothing is taken from {far} on");
+        }
         let (read, end) = logs.read(&job, &file, 0).await.unwrap();
         assert_eq!(read, ["a", "b", "c d", "[line lost]", "e"]);
         assert_eq!(logs.read(&job, &file, end).await.unwrap().0, [""; 0]);

@@ -6,7 +6,7 @@ use sqlx::{Row as _, SqlitePool};
 
 use super::StoreError;
 use super::sqlite::Point;
-use crate::core::{Metric, UnixMs};
+use crate::core::{Deletion, Metric, UnixMs};
 
 /// Rows per query.
 const PAGE: i64 = 1000;
@@ -69,6 +69,24 @@ impl Reader {
             })
         };
         rows.into_iter().map(event).collect()
+    }
+
+    /// The next objects to delete after the ones with this id.
+    ///
+    /// # Errors
+    /// The database cannot be read, or holds what this version cannot understand.
+    pub async fn deletions(&self, after: i64) -> Result<Vec<(i64, Deletion)>, StoreError> {
+        let rows = sqlx::query("SELECT id, body FROM deletions WHERE id > ? ORDER BY id LIMIT ?")
+            .bind(after)
+            .bind(PAGE)
+            .fetch_all(&self.pool)
+            .await?;
+        let deletion = |row: SqliteRow| {
+            let body: String = row.try_get("body")?;
+            let deletion = serde_json::from_str(&body).map_err(StoreError::deletion)?;
+            Ok((row.try_get("id")?, deletion))
+        };
+        rows.into_iter().map(deletion).collect()
     }
 
     /// A page of a phase's measurements, by name and step, after the last of the page before.

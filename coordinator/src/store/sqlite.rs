@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use diptych_common::clock;
 use diptych_common::ids::{JobId, PhaseIndex};
 use diptych_common::spec::{JobDraft, JobSpec};
 use serde::Serialize;
@@ -15,7 +16,10 @@ use super::StoreError;
 use super::lock::Lock;
 use super::reader::Reader;
 use crate::admit;
-use crate::core::{Change, CheckpointRecord, Happening, Metric, PhaseRecord, StoredJob};
+use crate::core::{
+    Change, CheckpointRecord, Deletion, Failure, FailureKind, Happening, JobRecord, JobState,
+    Metric, PhaseRecord, PhaseState, StoredJob, UnixMs,
+};
 
 /// The one writer. Dropped, it gives the directory free.
 #[derive(Debug)]
@@ -33,6 +37,10 @@ pub struct Batch {
     pub happened: Vec<Happening>,
     /// Measurements.
     pub points: Vec<Point>,
+    /// Objects to delete.
+    pub deletions: Vec<Deletion>,
+    /// Those of them that are gone, by id.
+    pub deleted: Vec<i64>,
 }
 
 /// One measurement of a phase.
@@ -75,7 +83,8 @@ impl Store {
         ))
     }
 
-    /// Everything that the store holds, in order of submission.
+    /// Everything that the store holds, in order of submission. An active job whose spec this version does not accept
+    /// has failed, and says so: the others go on.
     ///
     /// # Errors
     /// The database cannot be read, or holds what this version cannot understand.
@@ -83,18 +92,14 @@ impl Store {
         let rows = sqlx::query("SELECT id, spec, body FROM jobs ORDER BY sequence")
             .fetch_all(&mut self.connection)
             .await?;
-        let mut jobs = Vec::with_capacity(rows.len());
+        let mut jobs: Vec<(JobRecord, Rows)> = Vec::with_capacity(rows.len());
+        let mut specs = Vec::with_capacity(rows.len());
         let mut positions = std::collections::HashMap::new();
         for row in rows {
             let id = job_id(row.try_get("id")?)?;
-            let draft: JobDraft = decode(&id, row.try_get("spec")?)?;
-            let spec = JobSpec::try_from(draft).map_err(|errors| StoreError::row(&id, errors))?;
             positions.insert(id.clone(), jobs.len());
-            jobs.push(StoredJob {
-                submission: Arc::new(admit::submission(&spec)),
-                record: decode(&id, row.try_get("body")?)?,
-                phases: Vec::new(),
-            });
+            specs.push(spec(&id, row.try_get("spec")?));
+            jobs.push((decode(&id, row.try_get("body")?)?, Vec::new()));
         }
         let rows = sqlx::query("SELECT job, body FROM phases ORDER BY job, phase")
             .fetch_all(&mut self.connection)
@@ -103,7 +108,7 @@ impl Store {
             let id = job_id(row.try_get("job")?)?;
             let record: PhaseRecord = decode(&id, row.try_get("body")?)?;
             if let Some(position) = positions.get(&id) {
-                jobs[*position].phases.push((record, Vec::new()));
+                jobs[*position].1.push((record, Vec::new()));
             }
         }
         let rows = sqlx::query(
@@ -115,9 +120,7 @@ impl Store {
             let id = job_id(row.try_get("job")?)?;
             let record: CheckpointRecord = decode(&id, row.try_get("body")?)?;
             let phase: i64 = row.try_get("phase")?;
-            let phases = positions
-                .get(&id)
-                .map(|position| &mut jobs[*position].phases);
+            let phases = positions.get(&id).map(|position| &mut jobs[*position].1);
             match phases.and_then(|phases| phases.get_mut(phase as usize)) {
                 Some((_, checkpoints)) => checkpoints.push(record),
                 None => {
@@ -128,12 +131,29 @@ impl Store {
                 }
             }
         }
-        for job in &jobs {
-            if job.phases.len() != job.submission.phases.len() {
-                return Err(StoreError::row(&job.record.id, "phases are missing"));
-            }
+        let mut batch = Batch::default();
+        let mut stored = Vec::with_capacity(jobs.len());
+        for ((record, phases), spec) in jobs.into_iter().zip(specs) {
+            let id = record.id.clone();
+            let submission = match spec {
+                Ok(spec) => Some(admit::submission(&spec)),
+                Err((draft, problem)) => admit::unusable(*draft, problem, phases.len()),
+            };
+            let submission = submission
+                .filter(|submission| submission.phases.len() == phases.len())
+                .ok_or_else(|| StoreError::row(&id, "phases are missing"))?;
+            let mut job = StoredJob {
+                submission: Arc::new(submission),
+                record,
+                phases,
+            };
+            give_up_invalid(&mut job, &mut batch);
+            stored.push(job);
         }
-        Ok(jobs)
+        if !batch.changes.is_empty() {
+            self.commit(&batch).await?;
+        }
+        Ok(stored)
     }
 
     /// Writes a batch, all or nothing. When this returns, it is on the disk.
@@ -151,8 +171,87 @@ impl Store {
         for point in &batch.points {
             measured(&mut transaction, point).await?;
         }
+        for deletion in &batch.deletions {
+            sqlx::query("INSERT INTO deletions (body) VALUES (?)")
+                .bind(serde_json::to_string(deletion).map_err(StoreError::deletion)?)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        for id in &batch.deleted {
+            sqlx::query("DELETE FROM deletions WHERE id = ?")
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
+        }
         Ok(transaction.commit().await?)
     }
+}
+
+/// The rows of a job's phases.
+type Rows = Vec<(PhaseRecord, Vec<CheckpointRecord>)>;
+
+/// A stored spec; else what is left of it, and what is wrong.
+fn spec(id: &JobId, text: String) -> Result<JobSpec, (Box<JobDraft>, String)> {
+    let draft: JobDraft = decode(id, text).map_err(|error| {
+        let name = id.as_str().to_owned();
+        let draft = JobDraft {
+            name,
+            ..JobDraft::default()
+        };
+        (Box::new(draft), error.to_string())
+    })?;
+    JobSpec::try_from(draft.clone()).map_err(|errors| (Box::new(draft), errors.to_string()))
+}
+
+/// An active job with an invalid spec fails.
+fn give_up_invalid(job: &mut StoredJob, batch: &mut Batch) {
+    let Some(problem) = &job.submission.invalid else {
+        return;
+    };
+    let open = |(record, _): &(PhaseRecord, _)| !matches!(record.state, PhaseState::Done { .. });
+    let (JobState::Active, Some(index)) = (&job.record.state, job.phases.iter().position(open))
+    else {
+        return;
+    };
+    let now = UnixMs::new(clock::unix_millis(clock::now()));
+    let message = format!(
+        "this version of the coordinator does not accept the spec any more ({problem}): submit it anew"
+    );
+    let phase = &mut job.phases[index].0;
+    phase.state = PhaseState::Failed {
+        cause: Failure {
+            kind: FailureKind::Refused,
+            attempt: phase.attempt,
+            rank: None,
+            worker: None,
+            message: message.clone(),
+            log: Vec::new(),
+            object: None,
+        },
+    };
+    phase.ended = Some(now);
+    let plan = &job.submission.phases[index];
+    job.record.state = JobState::Failed {
+        ended: now,
+        phase: plan.index,
+    };
+    batch.changes.push(Change::PutPhase {
+        job: job.record.id.clone(),
+        phase: plan.index,
+        record: phase.clone(),
+    });
+    batch.changes.push(Change::PutJob {
+        submission: Arc::clone(&job.submission),
+        record: job.record.clone(),
+    });
+    batch.happened.push(Happening {
+        job: job.record.id.clone(),
+        at: now,
+        kind: "job_failed".to_owned(),
+        phase: Some(plan.name.clone()),
+        attempt: phase.attempt,
+        message,
+    });
 }
 
 async fn write(connection: &mut SqliteConnection, change: &Change) -> Result<(), StoreError> {

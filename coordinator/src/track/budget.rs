@@ -77,6 +77,7 @@ mod tests {
             worker: None,
             message: "x".into(),
             log: vec![],
+            object: None,
         }
     }
 

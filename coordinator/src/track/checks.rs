@@ -1,16 +1,22 @@
 //! A committed checkpoint is re-read by a worker before anything relies on it.
 
+use std::time::Duration;
+
 use diptych_common::ids::{JobId, PhaseIndex};
 
 use crate::advance;
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
-    Check, CheckpointId, CheckpointState, Ignored, Now, Order, Outcome, Refusal, State,
-    VerifyReport,
+    Check, CheckpointId, CheckpointState, Ignored, Job, Now, Order, Outcome, Refusal, Reread,
+    State, Trouble, VerifyReport,
 };
 
+/// The longest pause between two tries to read a checkpoint.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// Asks a worker to re-read a checkpoint: one of the phase's gang (they reach its storage), the last rank's first,
-/// so that it is rarely the one that wrote the manifest; else any. False when no worker can be reached.
+/// so that it is rarely the one that wrote the manifest; else any. One that was asked in vain is asked again only when
+/// all others were. False when no worker can be reached.
 pub fn order(
     state: &mut State,
     id: &JobId,
@@ -21,19 +27,24 @@ pub fn order(
     let Some(job) = state.job(id) else {
         return false;
     };
+    let Some(found) = job.phases[index].checkpoints.get(&checkpoint) else {
+        return false;
+    };
     let gang = job.phases[index]
         .record
         .gang
         .iter()
         .rev()
         .filter_map(|worker| state.worker(worker));
-    let asked = gang
+    let mut reachable = gang
         .chain(state.workers().values())
-        .find_map(|worker| Some((worker.id.clone(), worker.session()?)));
-    let Some((worker, session)) = asked else {
-        return false;
-    };
-    let Some(found) = job.phases[index].checkpoints.get(&checkpoint) else {
+        .filter_map(|worker| Some((worker.id.clone(), worker.session()?)));
+    let asked = &found.trouble.asked;
+    let fresh = reachable
+        .clone()
+        .find(|(worker, _)| !asked.contains(worker));
+    let round_over = fresh.is_none();
+    let Some((worker, session)) = fresh.or_else(|| reachable.next()) else {
         return false;
     };
     out.send(
@@ -48,6 +59,10 @@ pub fn order(
         .job_mut(id)
         .and_then(|job| job.phases[index].checkpoints.get_mut(&checkpoint));
     if let Some(found) = found {
+        if round_over {
+            found.trouble.asked.clear();
+        }
+        found.trouble.asked.insert(worker.clone());
         found.check = Check::Asked {
             worker,
             since: now.mono,
@@ -106,6 +121,7 @@ pub fn renew(state: &mut State, id: &JobId, now: Now, out: &mut Outcome) {
         for checkpoint in unverified {
             let asked = match &checkpoint.check {
                 Check::Idle => false,
+                Check::Later { until } => now.mono < *until,
                 Check::Asked { worker, since } => {
                     now.mono.since(*since) < again
                         && state
@@ -125,11 +141,11 @@ pub fn renew(state: &mut State, id: &JobId, now: Now, out: &mut Outcome) {
 
 /// A worker re-read a checkpoint.
 ///
-/// | it was | no problem | a problem |
-/// |---|---|---|
-/// | committed | verified | broken |
-/// | verified | still verified | broken |
-/// | broken | verified (the store has recovered) | still broken |
+/// | it was | whole | damaged | unread |
+/// |---|---|---|---|
+/// | committed | verified | broken | another worker is asked, after a pause |
+/// | verified | still verified | broken | still verified |
+/// | broken | verified (the store has recovered) | still broken | still broken |
 pub fn verified(state: &mut State, report: VerifyReport, now: Now, out: &mut Outcome) {
     if state
         .worker(&report.worker)
@@ -151,6 +167,7 @@ pub fn verified(state: &mut State, report: VerifyReport, now: Now, out: &mut Out
     let Some(id) = found.map(|checkpoint| checkpoint.record.id) else {
         return out.ignore(Ignored::UnknownCheckpoint);
     };
+    let pause = state.settings().unread_pause;
     let Some(job) = state.job_mut(&report.job) else {
         return;
     };
@@ -159,10 +176,15 @@ pub fn verified(state: &mut State, report: VerifyReport, now: Now, out: &mut Out
     };
     checkpoint.check = Check::Idle;
     checkpoint.reports += 1;
-    let next = match report.problem {
-        None => CheckpointState::Verified,
-        Some(problem) => CheckpointState::Broken { problem },
+    let next = match report.reread {
+        Reread::Whole => CheckpointState::Verified,
+        Reread::Damaged(problem) => CheckpointState::Broken { problem },
+        Reread::Unread(reason) => {
+            let said = format!("{} could not read it: {reason}", report.worker);
+            return unread(job, (index, id), said, pause, now, out);
+        }
     };
+    checkpoint.trouble = Trouble::default();
     if checkpoint.record.state == next {
         return out.ignore(Ignored::Repeated);
     }
@@ -183,4 +205,38 @@ pub fn verified(state: &mut State, report: VerifyReport, now: Now, out: &mut Out
     );
     advance::advance(state, &report.job, index, now, out);
     advance::collect(state, &report.job, index, now, out);
+}
+
+/// A worker could not read a checkpoint, which says nothing of it: another one is asked, after a pause that grows.
+fn unread(
+    job: &mut Job,
+    (index, id): (usize, CheckpointId),
+    said: String,
+    pause: Duration,
+    now: Now,
+    out: &mut Outcome,
+) {
+    let Some(checkpoint) = job.phases[index].checkpoints.get_mut(&id) else {
+        return;
+    };
+    let pause = pause
+        .saturating_mul(1 << checkpoint.trouble.tries.min(16))
+        .min(LONGEST_PAUSE);
+    checkpoint.check = Check::Later {
+        until: now.mono.after(pause),
+    };
+    checkpoint.trouble.tries += 1;
+    if checkpoint.trouble.last.as_ref() == Some(&said) {
+        return;
+    }
+    checkpoint.trouble.last = Some(said.clone());
+    let what = checkpoint_words(job.submission.phases[index].name.as_str(), id);
+    let at = Some((index, id.attempt));
+    out.note(
+        job,
+        now.wall,
+        "checkpoint_unread",
+        at,
+        format!("{what}: {said}"),
+    );
 }

@@ -7,8 +7,8 @@ use diptych_common::ids::{JobId, Rank};
 use super::budget::{Mark, Verdict, spend};
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
-    CheckpointState, Failure, FailureKind, Hold, Job, JobState, Now, Order, Outcome, PhaseState,
-    Placement, RankId, State,
+    Checkpoint, CheckpointState, Failure, FailureKind, Hold, Job, JobState, Now, Order, Outcome,
+    PhaseState, Placement, RankId, State,
 };
 
 /// Why an attempt ends.
@@ -40,6 +40,8 @@ pub fn end_attempt(state: &mut State, id: &JobId, ending: Ending, now: Now, out:
     phase.run = None;
     phase.waiting = now.mono;
     phase.record.state = PhaseState::Waiting;
+    // They were of a state that was never committed.
+    phase.record.results.clear();
     let at = Some((index, placement.attempt));
     match ending {
         Ending::Planned(why) => out.note(job, now.wall, "attempt_ended", at, why),
@@ -58,9 +60,8 @@ fn failed(
     now: Now,
     out: &mut Outcome,
 ) {
-    if failure.kind == FailureKind::BadCheckpoint
-        && fall_back(job, (index, placement), &failure, now, out)
-    {
+    let fault = fault(job, (index, placement), &failure);
+    if fault == Some(Fault::Resume) && fall_back(job, (index, placement), &failure, now, out) {
         return;
     }
     let phase = &mut job.phases[index];
@@ -69,7 +70,17 @@ fn failed(
         reached: phase.progress.reached,
     };
     let at = Some((index, placement.attempt));
-    match spend(&mut phase.record.budget, &failure, mark, limit) {
+    let verdict = match fault {
+        Some(Fault::Other(what)) => Verdict::Stop {
+            cause: Failure {
+                message: format!("{what} could not be loaded: {}", failure.message),
+                ..failure
+            },
+            why: "what this phase starts from cannot be loaded, and there is no other".to_owned(),
+        },
+        Some(Fault::Resume) | None => spend(&mut phase.record.budget, &failure, mark, limit),
+    };
+    match verdict {
         Verdict::Again => {
             let message = format!(
                 "failure {} of {limit} without progress",
@@ -89,6 +100,44 @@ fn failed(
             out.note(job, now.wall, "job_failed", at, message);
         }
     }
+}
+
+/// What could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fault {
+    /// The checkpoint that the attempt went on from.
+    Resume,
+    /// An input, a teacher or an import, in words: nothing older can take its place.
+    Other(String),
+}
+
+/// What a failure to load is about, if it is one. A trainer that does not name the object means its own checkpoint.
+fn fault(job: &Job, (index, placement): (usize, &Placement), failure: &Failure) -> Option<Fault> {
+    if failure.kind != FailureKind::BadCheckpoint {
+        return None;
+    }
+    let resume = placement
+        .resume
+        .and_then(|id| job.phases[index].checkpoints.get(&id));
+    let Some(object) = &failure.object else {
+        return resume.map(|_| Fault::Resume);
+    };
+    let folder = |key: &str| key.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let same = |checkpoint: &Checkpoint| folder(&checkpoint.record.manifest) == folder(object);
+    if resume.is_some_and(same) {
+        return Some(Fault::Resume);
+    }
+    let inputs = &job.submission.phases[index].inputs;
+    let input = inputs.iter().find_map(|input| {
+        let input = input.get() as usize;
+        let found = job.phases[input].checkpoints.values().find(|c| same(c))?;
+        let name = job.submission.phases[input].name.as_str();
+        Some(checkpoint_words(name, found.record.id))
+    });
+    Some(Fault::Other(match input {
+        Some(input) => format!("its input, {input} ({object}),"),
+        None => object.clone(),
+    }))
 }
 
 /// The checkpoint that the attempt started from is no good: the next older verified one is used. Free of charge, for

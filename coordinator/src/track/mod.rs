@@ -6,6 +6,7 @@ pub mod saves; // parts, manifest, commit
 pub mod checks; // verification of committed checkpoints
 pub mod ending; // an attempt ends
 pub mod budget; // again, or not
+pub mod stall; // a gang that does not progress
 pub mod ticks; // what time alone brings about
 
 pub use checks::{check, verified};

@@ -9,8 +9,8 @@ use super::{saves, workers};
 use crate::advance::{self, work_committed};
 use crate::assign;
 use crate::core::{
-    Effect, Exit, Failure, FailureKind, Hold, Ignored, Metric, Now, Order, Outcome, PhaseState,
-    RankEvent, RankId, RankReport, RankState, Stage, State,
+    Activity, Effect, Exit, Failure, FailureKind, Hold, Ignored, Metric, Now, Order, Outcome,
+    PhaseState, RankEvent, RankId, RankReport, RankState, Stage, State,
 };
 
 /// Notices of one attempt that are kept.
@@ -29,7 +29,7 @@ struct Member {
 /// | report | before `Begin` | training | its work done |
 /// |---|---|---|---|
 /// | ready | all ready: begin | begin again, while nobody has moved | too late |
-/// | progress, part, manifest | too early | taken | progress: too late; part, manifest: taken |
+/// | progress, activity, part, manifest | too early | taken | progress, activity: too late; part, manifest: taken |
 /// | finished | too early | noted | repeated |
 /// | failed | ends the attempt | ends the attempt; a lost peer: doubt | ends the attempt, unless all is committed |
 /// | exited | ends the attempt | ends the attempt, unless it is a symptom | normal once all is committed |
@@ -89,11 +89,20 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
                 &member,
                 (step, total, images_per_s, step_s),
                 metrics,
+                now,
                 out,
             );
         }
+        RankEvent::Activity(activity) if begun => turned(state, &member, activity, now, out),
         RankEvent::PartSaved { step, objects } if begun => {
-            saves::part_saved(state, &member.job, (index, member.rank, step), objects, out);
+            saves::part_saved(
+                state,
+                &member.job,
+                (index, member.rank, step),
+                objects,
+                now,
+                out,
+            );
         }
         RankEvent::ManifestWritten { checkpoint } if begun => {
             saves::manifest_written(
@@ -109,10 +118,15 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
             finished(state, &member, step, results, now, out)
         }
         RankEvent::Progress { .. }
+        | RankEvent::Activity(_)
         | RankEvent::PartSaved { .. }
         | RankEvent::ManifestWritten { .. }
         | RankEvent::Finished { .. } => out.ignore(Ignored::TooEarly),
-        RankEvent::Failed { kind, message } => {
+        RankEvent::Failed {
+            kind,
+            message,
+            object,
+        } => {
             let failure = failure(
                 &report.worker,
                 &member,
@@ -120,7 +134,7 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
                 (kind, message),
                 Vec::new(),
             );
-            failed(state, &member, failure, now, out);
+            failed(state, &member, Failure { object, ..failure }, now, out);
         }
         RankEvent::Exited { exit, last_lines } => {
             let failure = failure(
@@ -232,6 +246,7 @@ fn failure(
         worker: Some(worker.clone()),
         message,
         log,
+        object: None,
     }
 }
 
@@ -240,6 +255,7 @@ fn progress(
     member: &Member,
     (step, total, images_per_s, step_s): (Step, u64, f64, f64),
     metrics: Vec<Metric>,
+    now: Now,
     out: &mut Outcome,
 ) {
     let Some(job) = state.job_mut(&member.job) else {
@@ -247,11 +263,10 @@ fn progress(
     };
     let plan = job.submission.phases[member.index].index;
     let phase = &mut job.phases[member.index];
-    let Some(rank) = phase
-        .run
-        .as_mut()
-        .and_then(|run| run.ranks.get_mut(member.rank.get() as usize))
-    else {
+    let Some(run) = phase.run.as_mut() else {
+        return;
+    };
+    let Some(rank) = run.ranks.get_mut(member.rank.get() as usize) else {
         return;
     };
     match rank {
@@ -261,6 +276,7 @@ fn progress(
         RankState::Away | RankState::Missing { .. } => {}
         RankState::Finished { .. } | RankState::Left { .. } => return out.ignore(Ignored::TooLate),
     }
+    run.pulse.stepped(member.rank, step, step_s, now.mono);
     let progress = &mut phase.progress;
     progress.step = progress.step.max(step);
     progress.reached = progress.reached.max(step);
@@ -279,6 +295,19 @@ fn progress(
             points: metrics,
         });
     }
+}
+
+/// A rank turns to other work, which may take another time.
+fn turned(state: &mut State, member: &Member, activity: Activity, now: Now, out: &mut Outcome) {
+    let run = state
+        .job_mut(&member.job)
+        .and_then(|job| job.phases[member.index].run.as_mut());
+    let Some(run) = run else { return };
+    let rank = run.ranks.get(member.rank.get() as usize);
+    if rank.is_some_and(|rank| rank.finished().is_some()) {
+        return out.ignore(Ignored::TooLate);
+    }
+    run.pulse.turned(member.rank, activity, now.mono);
 }
 
 fn finished(
@@ -304,6 +333,8 @@ fn finished(
         return out.ignore(Ignored::Repeated);
     }
     *rank = RankState::Finished { step };
+    run.pulse.stepped(member.rank, step, 0.0, now.mono);
+    run.pulse.turned(member.rank, Activity::Saving, now.mono);
     phase.progress.step = phase.progress.step.max(step);
     phase.progress.reached = phase.progress.reached.max(step);
     if member.rank.get() == 0 {
@@ -335,6 +366,7 @@ fn finished(
             worker: None,
             message,
             log: Vec::new(),
+            object: None,
         };
         return end_attempt(state, &member.job, Ending::Failed(failure), now, out);
     }

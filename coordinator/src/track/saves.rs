@@ -34,6 +34,7 @@ pub fn part_saved(
     id: &JobId,
     (index, rank, step): (usize, Rank, Step),
     objects: Vec<StoredObject>,
+    now: Now,
     out: &mut Outcome,
 ) {
     let Some(job) = state.job(id) else { return };
@@ -84,7 +85,9 @@ pub fn part_saved(
         run.saves.pop_first();
     }
     let save: &mut Save = run.saves.entry(step).or_default();
-    save.parts.insert(rank, objects);
+    if save.parts.insert(rank, objects).is_none() {
+        run.pulse.at = now.mono;
+    }
     if save.parts.len() < seats.len() {
         return;
     }

@@ -3,7 +3,7 @@
 use diptych_common::ids::{JobId, Rank};
 
 use super::ending::{Ending, end_attempt};
-use super::{checks, workers};
+use super::{checks, stall, workers};
 use crate::advance::work_committed;
 use crate::core::{
     Failure, FailureKind, Job, Link, Mono, Now, Outcome, RankState, Run, Stage, State,
@@ -57,6 +57,7 @@ fn overdue(state: &State, job: &Job, now: Mono) -> Option<Failure> {
             .map(|seat| seat.worker.clone()),
         message,
         log: Vec::new(),
+        object: None,
     };
     let silent = (0..)
         .map(Rank::new)
@@ -90,10 +91,8 @@ fn overdue(state: &State, job: &Job, now: Mono) -> Option<Failure> {
             };
             (!placement.seats.iter().any(suspect)).then(|| symptom.clone())
         }
-        Stage::Reattaching { .. }
-        | Stage::Preparing { .. }
-        | Stage::Doubt { .. }
-        | Stage::Training => None,
+        Stage::Training => stall::stalled(placement, run, state.settings(), now),
+        Stage::Reattaching { .. } | Stage::Preparing { .. } | Stage::Doubt { .. } => None,
     }
 }
 

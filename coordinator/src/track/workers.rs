@@ -9,15 +9,28 @@ use crate::advance::work_committed;
 use crate::assign;
 use crate::core::{
     Effect, Failure, FailureKind, Hold, Ignored, Link, Now, Order, Outcome, RankId, RankState,
-    Registration, SessionId, Slot, State, Worker,
+    Registration, SessionId, Settings, Slot, State, Worker,
 };
 
 /// An agent opened a stream. It takes the place of the worker's former one, if any; what it runs is reconciled with
-/// what should run on it: ranks of ended attempts are aborted, missing ranks are failures.
+/// what should run on it: ranks of ended attempts are aborted, missing ranks are failures. Another agent that claims
+/// to be a worker whose own agent is connected and heard is turned away; a stream that was reset is not connected.
 pub fn register(state: &mut State, registration: Registration, now: Now, out: &mut Outcome) {
     let former = state.worker(&registration.worker).cloned();
+    if let Some(reason) = former
+        .as_deref()
+        .and_then(|worker| taken(worker, &registration, state.settings(), now))
+    {
+        out.effects.push(Effect::Close {
+            session: registration.session,
+            reason,
+            // That one may be about to leave, or dead without a word.
+            retry: true,
+        });
+        return out.ignore(Ignored::AnotherAgent);
+    }
     if let Some(old) = former.as_ref().and_then(|worker| worker.session()) {
-        let reason = format!("another agent registered as worker {}", registration.worker);
+        let reason = format!("worker {} opened a new stream", registration.worker);
         out.effects.push(Effect::Close {
             session: old,
             reason,
@@ -94,6 +107,28 @@ pub fn register(state: &mut State, registration: Registration, now: Now, out: &m
     for job in members(state, &registration.worker) {
         reconcile(state, &job, &registration, renewed, now, out);
     }
+}
+
+/// Why an agent may not be this worker: another one is.
+fn taken(
+    worker: &Worker,
+    registration: &Registration,
+    settings: &Settings,
+    now: Now,
+) -> Option<String> {
+    let Link::Up { heard, .. } = worker.link else {
+        return None;
+    };
+    let silent = now.mono.since(heard);
+    let other = worker.incarnation != registration.incarnation && silent < settings.dead_after;
+    other.then(|| {
+        format!(
+            "another agent is connected as worker {} from host {} and was heard {:.1} s ago: stop that one, or give this one another --id",
+            worker.id,
+            worker.host,
+            silent.as_secs_f64()
+        )
+    })
 }
 
 /// Whether a rank of a live attempt sits on this device.
@@ -191,6 +226,7 @@ fn reconcile(
             message: "its agent was restarted, and its trainer ended with the former one"
                 .to_owned(),
             log: Vec::new(),
+            object: None,
         };
         return end_attempt(state, id, Ending::Failed(failure), now, out);
     }
@@ -312,6 +348,7 @@ pub(super) fn lose(state: &mut State, id: &WorkerId, loss: &Loss, now: Now, out:
                 worker: Some(id.clone()),
                 message: message.clone(),
                 log: Vec::new(),
+                object: None,
             }),
         };
         end_attempt(state, &job, ending, now, out);

@@ -10,10 +10,10 @@ use diptych_common::ids::{Attempt, JobId, PhaseIndex, Rank, Step, WorkerId};
 use diptych_common::spec::Device;
 use diptych_coordinator::assign;
 use diptych_coordinator::core::{
-    Answer, Change, CheckpointRef, DeviceReport, Effect, Event, Exit, Job, JobState, Mono, Now,
-    Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal, Registration, RequestId,
-    Secret, SessionId, Settings, State, StoredJob, StoredObject, Submission, Submit, UnixMs,
-    VerifyReport, apply, check_invariants,
+    Answer, Change, CheckpointRef, Deletion, DeviceReport, Effect, Event, Exit, Ignored, Job,
+    JobState, Mono, Now, Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal,
+    Registration, RequestId, Reread, Secret, SessionId, Settings, State, StoredJob, StoredObject,
+    Submission, Submit, UnixMs, VerifyReport, apply, check_invariants,
 };
 
 use crate::words::{exited, finished, id, ready, worker};
@@ -25,6 +25,7 @@ pub(crate) struct Env {
     pub(crate) orders: Vec<(WorkerId, Order)>,
     pub(crate) closed: Vec<SessionId>,
     pub(crate) deleted: Vec<String>,
+    pub(crate) leftovers: Vec<(JobId, Attempt)>,
     pub(crate) history: Vec<String>,
     pub(crate) at: Duration,
     sessions: BTreeMap<WorkerId, (SessionId, String, u32)>,
@@ -35,6 +36,7 @@ impl Env {
     pub(crate) fn new() -> Self {
         let settings = Settings {
             settle: Duration::ZERO,
+            backoff: Duration::ZERO,
             ..Settings::default()
         };
         Self {
@@ -43,6 +45,7 @@ impl Env {
             orders: Vec::new(),
             closed: Vec::new(),
             deleted: Vec::new(),
+            leftovers: Vec::new(),
             history: Vec::new(),
             at: Duration::ZERO,
             sessions: BTreeMap::new(),
@@ -180,7 +183,10 @@ impl Env {
                     self.orders.push((worker.clone(), order));
                 }
                 Effect::Close { session, .. } => self.closed.push(session),
-                Effect::DeleteCheckpoint { manifest, .. } => self.deleted.push(manifest),
+                Effect::Delete(Deletion::Checkpoint { folder, .. }) => self.deleted.push(folder),
+                Effect::Delete(Deletion::Leftovers { job, before, .. }) => {
+                    self.leftovers.push((job, before));
+                }
                 Effect::Metrics { .. } => {}
             }
         }
@@ -223,7 +229,8 @@ impl Env {
     ) {
         let session = SessionId(self.next_session);
         self.next_session += 1;
-        self.sessions
+        let former = self
+            .sessions
             .insert(worker(name), (session, incarnation.to_owned(), slots));
         let device = |index| DeviceReport {
             index,
@@ -239,7 +246,7 @@ impl Env {
             };
             (rank, *device)
         };
-        self.do_step(Event::Registered(Registration {
+        let answer = self.do_step(Event::Registered(Registration {
             session,
             worker: worker(name),
             incarnation: incarnation.to_owned(),
@@ -248,6 +255,9 @@ impl Env {
             devices: (0..slots).map(device).collect(),
             running: running.iter().map(rank).collect(),
         }));
+        if let (Answer::Ignored(Ignored::AnotherAgent), Some(former)) = (answer, former) {
+            self.sessions.insert(worker(name), former);
+        }
     }
 
     pub(crate) fn reset(&mut self, name: &str) {
@@ -388,6 +398,13 @@ impl Env {
 
     /// Answers every verification order that is open.
     pub(crate) fn verify_all(&mut self, problem: Option<&str>) -> usize {
+        self.reread_all(
+            problem.map_or(Reread::Whole, |problem| Reread::Damaged(problem.to_owned())),
+        )
+    }
+
+    /// Answers every verification order that is open.
+    pub(crate) fn reread_all(&mut self, reread: Reread) -> usize {
         let (asked, rest) = std::mem::take(&mut self.orders)
             .into_iter()
             .partition::<Vec<_>, _>(|(_, order)| matches!(order, Order::Verify { .. }));
@@ -401,13 +418,12 @@ impl Env {
                 continue;
             };
             let session = self.sessions[&worker].0;
-            let problem = problem.map(str::to_owned);
             self.do_step(Event::Verified(VerifyReport {
                 session,
                 worker,
                 job,
                 checkpoint,
-                problem,
+                reread: reread.clone(),
             }));
         }
         count

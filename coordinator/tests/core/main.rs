@@ -6,6 +6,7 @@ mod env; // a state, its store and the time
 mod words; // specs, names, reports, orders
 mod path; // submit to succeeded
 mod failures; // what ends attempts, and what follows
+mod stalls; // gangs that do not progress
 mod workers; // leases, reconnects, restarts of agents
 mod restart; // the coordinator comes back from its store
 mod saves; // parts, manifests, verification, fall-back

@@ -1,7 +1,7 @@
 //! Parts, manifests, verification, fall-back.
 
 use diptych_coordinator::core::{
-    Answer, CheckpointId, Exit, FailureKind, Ignored, Order, RankEvent,
+    Answer, CheckpointId, Exit, FailureKind, Ignored, Order, PhaseState, RankEvent, Reread,
 };
 
 use crate::env::*;
@@ -86,7 +86,7 @@ fn old_checkpoints_are_collected_and_their_objects_deleted() {
     assert_eq!(steps(&env), [3, 4]);
     assert_eq!(env.deleted.len(), 2);
     assert!(
-        env.deleted[0].contains("step-000000000001-a000001/manifest.json"),
+        env.deleted[0].contains("step-000000000001-a000001"),
         "{:?}",
         env.deleted
     );
@@ -178,6 +178,84 @@ fn a_verifier_that_is_lost_is_replaced() {
         env.is_done("job-1", 0),
         "and the phase, all committed, does not need the lost worker"
     );
+}
+
+#[test]
+fn a_checkpoint_that_a_worker_cannot_read_is_given_to_another_and_not_broken() {
+    let mut env = running(2);
+    env.register("w3", "1", 1, &[]);
+    env.save("job-1", 10);
+    env.finish("job-1", 10);
+    let is_verify = |order: &Order| matches!(order, Order::Verify { .. });
+    let all = ["w1", "w2", "w3"];
+    let mut asked = Vec::new();
+    for pause in [1_000, 2_000, 4_000, 8_000] {
+        let orders = env.orders.clone();
+        asked.extend(env.take_orders(is_verify));
+        env.orders = orders;
+        assert_eq!(env.reread_all(Reread::Unread("store away".to_owned())), 1);
+        env.wait_alive(pause - 500, &all);
+        assert_eq!(env.take_orders(is_verify), [""; 0], "a pause that grows");
+        env.wait_alive(500, &all);
+    }
+    assert_eq!(asked, ["w2", "w1", "w3", "w2"], "one after another");
+    assert_eq!(env.happened("checkpoint_broken"), 0);
+    let why = diptych_coordinator::queue::explain(&env.state, env.job("job-1"), env.now().mono);
+    assert!(why[0].message.contains("store away"), "{}", why[0].message);
+    assert_eq!(env.verify_all(None), 1);
+    assert!(env.is_done("job-1", 0));
+}
+
+#[test]
+fn an_input_that_cannot_be_loaded_is_named_and_ends_the_job() {
+    let mut env = Env::with_workers(&["w1"]);
+    env.submit("job-1", &submission((1, 1), 0, &["a", "b<a"]));
+    let input = env.key("job-1", 10).manifest().to_string();
+    env.run_phase("job-1", 10);
+    env.all_ready("job-1", 0);
+    env.save("job-1", 4);
+    env.verify_all(None);
+    env.say("job-1", 0, exited(Exit::Signal(9)));
+    assert!(
+        env.live("job-1").1 == 3,
+        "it goes on from its own checkpoint"
+    );
+    env.say("job-1", 0, unloadable(&input));
+    assert_eq!(env.happened("checkpoint_fallback"), 0);
+    let own = env.job("job-1").phases[1].checkpoints.values().next();
+    assert!(own.unwrap().is_verified(), "its own is not to blame");
+    let PhaseState::Failed { cause } = &env.job("job-1").phases[1].record.state else {
+        panic!("{:#?}", env.history)
+    };
+    assert!(
+        cause.message.contains("its input, a step 10 of attempt 1"),
+        "{cause}"
+    );
+}
+
+#[test]
+fn leftovers_of_ended_attempts_are_collected_and_never_the_live_one_s() {
+    let mut env = running(1);
+    assert_eq!(env.leftovers, []);
+    env.say("job-1", 0, exited(Exit::Signal(9)));
+    env.all_ready("job-1", 0);
+    let before = |attempt| (id("job-1"), diptych_common::ids::Attempt::new(attempt));
+    assert_eq!(env.leftovers, [before(2)], "attempt 2 has begun");
+    env.save("job-1", 10);
+    env.finish("job-1", 10);
+    env.verify_all(None);
+    assert_eq!(env.leftovers, [before(2), before(3)], "and has ended");
+}
+
+#[test]
+fn a_resume_checkpoint_that_is_named_is_passed_over() {
+    let mut env = running(1);
+    env.save("job-1", 3);
+    env.verify_all(None);
+    let own = env.key("job-1", 3).manifest().to_string();
+    env.say("job-1", 0, exited(Exit::Signal(9)));
+    env.say("job-1", 0, unloadable(&own));
+    assert_eq!(env.happened("checkpoint_fallback"), 1);
 }
 
 #[test]

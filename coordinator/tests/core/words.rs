@@ -95,6 +95,16 @@ pub(crate) fn failed(kind: FailureKind) -> RankEvent {
     RankEvent::Failed {
         kind,
         message: "it broke".to_owned(),
+        object: None,
+    }
+}
+
+/// A checkpoint or import could not be loaded.
+pub(crate) fn unloadable(object: &str) -> RankEvent {
+    RankEvent::Failed {
+        kind: FailureKind::BadCheckpoint,
+        message: "shard-00000 has 3 bytes, not 5".to_owned(),
+        object: Some(object.to_owned()),
     }
 }
 

@@ -177,9 +177,25 @@ fn a_lost_worker_is_forgotten_in_the_end() {
 }
 
 #[test]
-fn the_newest_agent_of_a_worker_wins() {
+fn a_second_agent_of_a_worker_is_turned_away_while_the_first_is_connected() {
+    let mut env = running();
+    let first = env.session("w2");
+    env.register("w2", "twin", 1, &[]);
+    assert_eq!(env.session("w2"), first, "the first one keeps its place");
+    assert_eq!(env.closed.len(), 1);
+    assert!(!env.closed.contains(&first));
+    assert_eq!(env.live("job-1").1, 1);
+    assert_eq!(env.happened("attempt_failed"), 0);
+
+    env.reset("w2");
+    env.register("w2", "restarted", 1, &[]);
+    assert_ne!(env.session("w2"), first, "after a kill it is back at once");
+}
+
+#[test]
+fn an_agent_that_opens_a_new_stream_closes_its_old_one() {
     let mut env = Env::with_workers(&["w1"]);
     let old = env.session("w1");
-    env.register("w1", "other", 1, &[]);
+    env.register("w1", "1", 1, &[]);
     assert_eq!(env.closed, [old]);
 }

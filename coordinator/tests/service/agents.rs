@@ -205,6 +205,24 @@ async fn logs_are_kept_by_rank_and_attempt_and_followed_to_the_end() {
     }
     assert_eq!(last, [(0, "other".to_owned()), (1, "three".to_owned())]);
 
+    let after = v1::LogsRequest {
+        job: job.clone(),
+        tail: 1,
+        after: vec![v1::LogPosition {
+            phase: "pretrain".to_owned(),
+            attempt: 1,
+            rank: 1,
+            index: 1,
+        }],
+        ..Default::default()
+    };
+    let mut after = coordinator.jobs().logs(after).await.unwrap().into_inner();
+    let mut rest = Vec::new();
+    while let Some(line) = after.message().await.unwrap() {
+        rest.push(line.line);
+    }
+    assert_eq!(rest, ["other", "two", "three"], "a position wins over tail");
+
     let strange = v1::LogChunk {
         job: "none-000000".to_owned(),
         ..chunk(0, 0, &[])

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 /// Nothing here takes this long.
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Coordinator {
     pub(crate) channel: Channel,
@@ -29,6 +29,7 @@ impl Coordinator {
         let stop = CancellationToken::new();
         let settings = Settings {
             settle: Duration::ZERO,
+            backoff: Duration::ZERO,
             ..Settings::default()
         };
         let options = driver::Options {
@@ -49,6 +50,11 @@ impl Coordinator {
             stop,
             owner,
         }
+    }
+
+    /// It is told to stop; clients that follow something are told, too.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
     }
 
     pub(crate) async fn end(self) {

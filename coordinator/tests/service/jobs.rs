@@ -289,3 +289,90 @@ async fn a_cancelled_job_says_who_and_ends_its_watchers() {
     assert_eq!(seen.last().unwrap().reason, "enough");
     coordinator.end().await;
 }
+
+#[tokio::test]
+async fn a_stream_that_has_not_said_all_ends_with_unavailable() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start(dir.path()).await;
+    let job = coordinator.submit(spec()).await;
+    let request = v1::EventsRequest { job, follow: true };
+    let mut events = coordinator
+        .jobs()
+        .events(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(events.message().await.unwrap().unwrap().kind, "submitted");
+    coordinator.stop();
+    let ended = events.message().await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable);
+    coordinator.end().await;
+}
+
+#[tokio::test]
+async fn objects_that_cannot_be_deleted_keep_their_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let coordinator = Coordinator::start(&dir.path().join("data")).await;
+    let mut spec = spec();
+    spec.storage = format!("file://{}", store.display());
+    let job = coordinator.submit(spec).await;
+    let reason = String::new();
+    let cancel = v1::CancelRequest {
+        job: job.clone(),
+        reason,
+    };
+    coordinator.jobs().cancel(cancel).await.unwrap();
+    let delete = || v1::DeleteRequest {
+        job: job.clone(),
+        objects: true,
+    };
+    // A file where the store's folder should be.
+    std::fs::write(&store, b"x").unwrap();
+    let refused = coordinator.jobs().delete(delete()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("stays"), "{}", refused.message());
+    let known = v1::JobRequest { job: job.clone() };
+    assert!(coordinator.jobs().get(known.clone()).await.is_ok());
+
+    std::fs::remove_file(&store).unwrap();
+    let folder = store.join(&job).join("00-pretrain");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("part"), b"x").unwrap();
+    let deleted = coordinator.jobs().delete(delete()).await.unwrap();
+    assert_eq!(deleted.into_inner().objects, 1);
+    assert!(!folder.join("part").exists());
+    let gone = coordinator.jobs().get(known).await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+    coordinator.end().await;
+}
+
+#[tokio::test]
+async fn a_list_goes_on_page_by_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start(dir.path()).await;
+    let mut submitted = Vec::new();
+    for _ in 0..1001 {
+        submitted.push(coordinator.submit(spec()).await);
+    }
+    let page = async |page: String| {
+        let request = v1::ListJobsRequest {
+            states: Vec::new(),
+            page,
+        };
+        let mut jobs = coordinator
+            .jobs()
+            .max_decoding_message_size(diptych_proto::MAX_ANSWER);
+        jobs.list(request).await.map(tonic::Response::into_inner)
+    };
+    let first = page(String::new()).await.unwrap();
+    let second = page(first.next_page).await.unwrap();
+    assert_eq!((first.jobs.len(), second.jobs.len()), (1000, 1));
+    assert_eq!(second.jobs[0].job, submitted[0]);
+    assert_eq!(second.next_page, "");
+    assert_eq!(
+        page("x".to_owned()).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    coordinator.end().await;
+}

@@ -6,5 +6,6 @@ mod env; // a coordinator in this process, and its clients
 mod jobs; // submit to succeeded, streams, refusals
 mod restart; // the store outlives the process
 mod agents; // sessions, refused registrations, logs
+mod sweep; // objects that nobody needs
 mod outage; // the database cannot be written
 mod process; // the binary itself

@@ -4,7 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use diptych_proto::v1;
+use diptych_proto::v1::job_service_client::JobServiceClient;
 use diptych_proto::v1::system_service_client::SystemServiceClient;
+
+use crate::env::spec;
 
 fn start(dir: &std::path::Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_diptych-coordinator"))
@@ -62,4 +65,36 @@ async fn it_says_where_it_listens_and_ends_on_sigterm() {
         .await
         .unwrap();
     assert!(ended.unwrap().success(), "a clean end");
+}
+
+#[tokio::test]
+async fn an_acknowledged_submit_survives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut jobs = Vec::new();
+    for round in 0..3 {
+        let mut process = start(dir.path());
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        read_until(&mut log, "listening on 127.0.0.1:");
+        let port = std::fs::read_to_string(dir.path().join("port")).unwrap();
+        let mut client = JobServiceClient::connect(format!("http://127.0.0.1:{}", port.trim_end()))
+            .await
+            .unwrap();
+        let listed = client
+            .list(v1::ListJobsRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .jobs;
+        let listed: Vec<_> = listed.into_iter().rev().map(|job| job.job).collect();
+        assert_eq!(listed, jobs, "round {round}");
+        let request = v1::SubmitRequest {
+            spec: Some(spec()),
+            request_id: String::new(),
+            dry_run: false,
+        };
+        jobs.push(client.submit(request).await.unwrap().into_inner().job);
+        // SIGKILL, in the moment of the answer.
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
 }

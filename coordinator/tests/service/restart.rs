@@ -8,6 +8,8 @@ use diptych_proto::v1;
 use diptych_proto::v1::agent_message::Message as Up;
 use diptych_proto::v1::coordinator_message::Message as Down;
 use diptych_proto::v1::rank_command::Command;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{Coordinator, spec, wait_for};
@@ -156,4 +158,52 @@ async fn a_restarted_coordinator_ends_what_it_does_not_know() {
     assert_eq!(aborted.await, ("gone-000000".to_owned(), 3));
     agent.send(Up::Heartbeat(v1::Heartbeat {})).await.unwrap();
     coordinator.end().await;
+}
+
+#[tokio::test]
+async fn a_stored_spec_that_no_longer_holds_fails_its_job_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start(dir.path()).await;
+    let (bad, strange, good) = (
+        coordinator.submit(spec()).await,
+        coordinator.submit(spec()).await,
+        coordinator.submit(spec()).await,
+    );
+    coordinator.end().await;
+    let options = SqliteConnectOptions::new().filename(dir.path().join("coordinator.db"));
+    let mut database = options.connect().await.unwrap();
+    for (job, from, to) in [
+        (&bad, "\"batch\":64", "\"batch\":0"),
+        (&strange, "\"storage\"", "\"unheard_of\""),
+    ] {
+        sqlx::query("UPDATE jobs SET spec = replace(spec, ?, ?) WHERE id = ?")
+            .bind(from)
+            .bind(to)
+            .bind(job.as_str())
+            .execute(&mut database)
+            .await
+            .unwrap();
+    }
+    database.close().await.unwrap();
+
+    // Twice: the failure is as durable as any other.
+    for _ in 0..2 {
+        let coordinator = Coordinator::start(dir.path()).await;
+        for (job, state, words) in [
+            (&bad, v1::JobState::Failed, "batch"),
+            (&strange, v1::JobState::Failed, "unheard_of"),
+            (&good, v1::JobState::Queued, "needs 2 CPU slots"),
+        ] {
+            let request = v1::JobRequest { job: job.clone() };
+            let found = coordinator.jobs().get(request).await.unwrap().into_inner();
+            assert_eq!(found.state(), state);
+            assert!(found.reason.contains(words), "{}", found.reason);
+        }
+        let retried = coordinator
+            .jobs()
+            .retry(v1::JobRequest { job: bad.clone() })
+            .await;
+        assert!(retried.unwrap_err().message().contains("submit it anew"));
+        coordinator.end().await;
+    }
 }

@@ -210,6 +210,7 @@ impl AgentState {
                 let failed = v1::Failed {
                     kind: v1::FailureKind::Internal.into(),
                     message: problem.clone(),
+                    object: String::new(),
                 };
                 self.report(&key, Reported::Failed(failed), &mut effects);
                 let exited = v1::Exited {
@@ -266,6 +267,7 @@ impl AgentState {
             Reported::Failed(v1::Failed {
                 kind: v1::FailureKind::Internal.into(),
                 message,
+                object: String::new(),
             })
         };
         if device >= self.devices {

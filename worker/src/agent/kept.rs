@@ -12,6 +12,7 @@ use diptych_proto::v1::rank_event::Event;
 pub struct Kept {
     ready: Option<v1::Ready>,
     progress: Option<v1::Progress>,
+    activity: Option<v1::Activity>,
     /// By step, until the save is committed.
     parts: BTreeMap<u64, v1::PartSaved>,
     /// By step, until the save is committed.
@@ -68,10 +69,12 @@ impl Kept {
     pub fn again(&self) -> impl Iterator<Item = Event> {
         let ready = self.ready.iter().cloned().map(Event::Ready);
         let progress = self.progress.iter().cloned().map(Event::Progress);
+        let activity = self.activity.iter().cloned().map(Event::Activity);
         let parts = self.parts.values().cloned().map(Event::PartSaved);
         let manifests = self.manifests.values().cloned().map(Event::ManifestWritten);
         ready
             .chain(progress)
+            .chain(activity)
             .chain(parts)
             .chain(manifests)
             .chain(self.end.iter().cloned())
@@ -80,6 +83,7 @@ impl Kept {
     fn keep(&mut self, event: &Event) {
         match event {
             Event::Ready(ready) => self.ready = Some(ready.clone()),
+            Event::Activity(activity) => self.activity = Some(activity.clone()),
             Event::PartSaved(part) => {
                 self.parts.insert(part.step, part.clone());
             }

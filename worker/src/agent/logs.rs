@@ -6,12 +6,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use diptych_proto::v1;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
 
 use super::core::RankKey;
+use super::log_files;
 
 /// The logs of all ranks that still have something to upload.
 #[derive(Debug, Clone)]
@@ -52,6 +54,8 @@ pub struct Batch {
 
 /// The longest line that is kept whole; longer ones are cut into pieces.
 const LONGEST_LINE: usize = 16 << 10;
+/// How long a log stays on this disk once the coordinator has it.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes of one rank in one upload.
 const BATCH_BYTES: usize = 512 << 10;
 
@@ -64,17 +68,45 @@ impl LogBook {
         }
     }
 
+    /// Takes over what a former agent of this directory left: what did not reach the coordinator is uploaded, and what
+    /// did is removed when it is old.
+    pub fn recover(&self, now: SystemTime) {
+        let found = log_files::find(&self.root).unwrap_or_else(|error| {
+            tracing::warn!(%error, path = %self.root.display(), "former logs not readable");
+            Vec::new()
+        });
+        for file in found {
+            let age = now.duration_since(file.written).unwrap_or_default();
+            let done = match file.sent {
+                true if age >= KEPT => log_files::remove(&file.path),
+                true => Ok(()),
+                false => log_files::count_lines(&file.path).map(|written| {
+                    let tail = Tail {
+                        path: file.path.clone(),
+                        phase: file.phase,
+                        written,
+                        received: 0,
+                        offset: 0,
+                        closed: true,
+                    };
+                    lock(&self.open).insert(file.key, Arc::new(Mutex::new(tail)));
+                }),
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, path = %file.path.display(), "former log left alone");
+            }
+        }
+    }
+
     /// Starts the log of a rank.
     ///
     /// # Errors
     /// When the file cannot be made.
     pub fn open(&self, key: &RankKey, phase: u32) -> io::Result<RankLog> {
-        let dir = self
-            .root
-            .join(key.job.as_str())
-            .join(format!("attempt-{:06}", key.attempt.get()));
-        std::fs::create_dir_all(&dir)?;
-        let path = dir.join(format!("rank-{:05}.log", key.rank.get()));
+        let path = log_files::path(&self.root, key, phase);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
         let file = OpenOptions::new()
             .create(true)
             .write(true)
@@ -99,7 +131,13 @@ impl LogBook {
     pub fn batches(&self) -> Vec<Batch> {
         let open = {
             let mut open = lock(&self.open);
-            open.retain(|_, tail| !lock(tail).is_done());
+            open.retain(|_, tail| {
+                let tail = lock(tail);
+                if tail.is_done() {
+                    tail.mark_sent();
+                }
+                !tail.is_done()
+            });
             open.clone()
         };
         let read = |(key, tail): (RankKey, Arc<Mutex<Tail>>)| {
@@ -142,9 +180,11 @@ impl LogBook {
         }
     }
 
-    /// The coordinator does not want this rank's lines: they stay on this disk only.
+    /// The coordinator does not want this rank's lines: they stay on this disk only, until they are old.
     pub fn give_up(&self, batch: &Batch) {
-        lock(&self.open).remove(&batch.key);
+        if let Some(tail) = lock(&self.open).remove(&batch.key) {
+            lock(&tail).mark_sent();
+        }
     }
 
     /// The ranks whose logs have not reached the coordinator.
@@ -207,6 +247,12 @@ impl Tail {
             offset += count as u64;
         }
         Ok((lines, offset))
+    }
+
+    fn mark_sent(&self) {
+        if let Err(error) = log_files::mark_sent(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "an uploaded log is not marked: it will be sent again");
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -369,5 +415,37 @@ mod tests {
         assert_eq!(book.late(), [key()]);
         book.received(&again, 3);
         assert!(book.batches().is_empty() && book.late().is_empty());
+    }
+
+    #[test]
+    fn a_restarted_agent_uploads_what_its_former_self_could_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let book = LogBook::new(dir.path().to_owned());
+        let log = book.open(&key(), 3).expect("made");
+        log.append("a");
+        log.append("b");
+        log.flush();
+        let path = log_files::path(dir.path(), &key(), 3);
+        let torn = std::fs::read_to_string(&path).expect("written") + "torn";
+        std::fs::write(&path, torn).expect("written");
+
+        let book = LogBook::new(dir.path().to_owned());
+        let now = path
+            .metadata()
+            .and_then(|file| file.modified())
+            .expect("a file");
+        book.recover(now);
+        let all = book.batches().pop().expect("three lines");
+        assert_eq!((all.chunk.phase, all.chunk.first_line), (3, 0));
+        assert_eq!(all.chunk.lines, ["a", "b", "torn"]);
+        book.received(&all, 3);
+        assert!(book.batches().is_empty());
+
+        let left = || log_files::find(dir.path()).expect("read").len();
+        LogBook::new(dir.path().to_owned()).recover(now + KEPT / 2);
+        assert_eq!(left(), 1, "kept for a while");
+        LogBook::new(dir.path().to_owned()).recover(now + KEPT * 2);
+        assert_eq!(left(), 0);
+        assert!(!dir.path().join("digits-0a1b2c").exists());
     }
 }

@@ -5,7 +5,8 @@ pub mod session; // the stream to the coordinator, opened again whenever it brea
 pub mod core; // (state, event, now) → effects
 pub mod kept; // events to send again after a reconnect
 pub mod supervisor; // trainer processes
-pub mod logs; // their output on this disk
+pub mod log_files; // where their output lies on this disk
+pub mod logs; // their output: written, and what of it is uploaded
 pub mod upload; // and on its way to the coordinator
 pub mod recheck; // checkpoints read again
 pub mod service; // the agent at work

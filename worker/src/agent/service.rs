@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use diptych_common::clock;
 use diptych_common::ids::{Attempt, JobId, NameError, Rank};
 use diptych_proto::v1;
 use diptych_proto::v1::agent_message::Message as Up;
@@ -95,6 +96,7 @@ pub async fn run(
     let devices = u32::try_from(register.devices.len()).unwrap_or(u32::MAX);
     let (supervisor, mut trainers) = Supervisor::new(launch)?;
     let book = LogBook::new(logs);
+    book.recover(clock::now());
     let (register, registration) = watch::channel(register);
     let (client, clients) = watch::channel(None);
     let (session_events, mut sessions) = mpsc::channel(256);

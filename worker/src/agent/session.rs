@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use diptych_proto::v1;
 use diptych_proto::v1::agent_message::Message as Up;
 use diptych_proto::v1::agent_service_client::AgentServiceClient;
 use diptych_proto::v1::coordinator_message::Message as Down;
+use diptych_proto::{MAX_ANSWER, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -128,7 +128,8 @@ async fn converse(
     events: &mpsc::Sender<SessionEvent>,
     welcomed: &mut bool,
 ) -> Result<SessionEnd, SessionEnd> {
-    let mut client = AgentServiceClient::new(endpoint.connect().await?);
+    let mut client =
+        AgentServiceClient::new(endpoint.connect().await?).max_decoding_message_size(MAX_ANSWER);
     let (messages, outgoing) = mpsc::unbounded_channel();
     let uplink = Uplink {
         messages,

@@ -68,6 +68,15 @@ impl PhaseError {
             Self::Internal(_) => FailureKind::Internal,
         }
     }
+
+    /// Key or URL of the checkpoint or import at fault.
+    pub fn object(&self) -> Option<&str> {
+        if let Self::BadCheckpoint { object, .. } = self {
+            Some(object)
+        } else {
+            None
+        }
+    }
 }
 
 impl From<tch::TchError> for PhaseError {

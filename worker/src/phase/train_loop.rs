@@ -13,7 +13,7 @@ use super::prepare::Prepared;
 use super::task::Values;
 use crate::collective::Gang;
 use crate::reduce::Buckets;
-use crate::trainer::{Begin, Control, Measurement, Progress, Report};
+use crate::trainer::{Activity, Begin, Control, Measurement, Progress, Report};
 
 /// Most points of one measurement in the history of a phase, evaluations aside.
 const POINTS: u64 = 1000;
@@ -103,7 +103,9 @@ impl Prepared {
                 values.clear();
             }
             if cadence.evaluate_due(step) {
+                control.report(Report::Activity(Activity::Evaluating));
                 values.extend(self.task.evaluate(&self.learner, &gang)?);
+                control.report(Report::Activity(Activity::Training));
             }
             control.report(Report::Progress(Progress {
                 step,
@@ -127,7 +129,9 @@ impl Prepared {
         control: &Control,
     ) -> Result<(), PhaseError> {
         let step = self.learner.step;
+        control.report(Report::Activity(Activity::Evaluating));
         let values = self.task.evaluate(&self.learner, gang)?;
+        control.report(Report::Activity(Activity::Saving));
         keeper.drain(control)?;
         keeper.save_last(&self.learner, &values)?;
         let results = if gang.rank() == Rank::new(0) {

@@ -12,4 +12,4 @@ pub use assignment::{Assignment, Begin, Command, Peer, Place, Secret};
 pub use control::{Aborted, Control};
 pub use diptych_common::checkpoint::{CheckpointRef, StoredObject};
 pub use process::{TrainerArgs, run};
-pub use report::{Measurement, Progress, Ready, Report};
+pub use report::{Activity, Measurement, Progress, Ready, Report};

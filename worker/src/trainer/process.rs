@@ -130,6 +130,7 @@ fn conclude(control: &Control, result: Result<(), PhaseError>) -> u8 {
             control.report(Report::Failed {
                 kind: error.kind(),
                 message: error.to_string(),
+                object: error.object().map(str::to_owned),
             });
             FAILED
         }

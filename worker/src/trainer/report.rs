@@ -34,7 +34,11 @@ pub enum Report {
         kind: FailureKind,
         /// What was wrong, where, and what to do.
         message: String,
+        /// Key of the manifest, or URL, of a checkpoint that could not be loaded.
+        object: Option<String>,
     },
+    /// What the rank does from now on.
+    Activity(Activity),
     /// Something that people should know.
     Notice {
         /// A short word in snake case, e.g. `bad_image`, `save_skipped`, `save_failed`, `fresh_head`.
@@ -42,6 +46,17 @@ pub enum Report {
         /// What happened, where.
         message: String,
     },
+}
+
+/// Work that takes longer than a step, or is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Steps.
+    Training,
+    /// An evaluation.
+    Evaluating,
+    /// The last save is being written.
+    Saving,
 }
 
 /// What a prepared rank holds.

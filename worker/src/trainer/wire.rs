@@ -14,7 +14,7 @@ use diptych_proto::{convert, v1};
 use prost::Message;
 
 use super::assignment::Place;
-use super::{Assignment, Begin, Command, Measurement, Peer, Report, Secret};
+use super::{Activity, Assignment, Begin, Command, Measurement, Peer, Report, Secret};
 
 /// The largest message that either side sends.
 pub const MAX_FRAME: usize = 64 << 20;
@@ -258,10 +258,23 @@ impl From<Report> for Event {
                 step: step.get(),
                 results: points(results),
             }),
-            Report::Failed { kind, message } => Self::Failed(v1::Failed {
+            Report::Failed {
+                kind,
+                message,
+                object,
+            } => Self::Failed(v1::Failed {
                 kind: kind.into(),
                 message,
+                object: object.unwrap_or_default(),
             }),
+            Report::Activity(activity) => {
+                let kind = match activity {
+                    Activity::Training => v1::ActivityKind::Training,
+                    Activity::Evaluating => v1::ActivityKind::Evaluating,
+                    Activity::Saving => v1::ActivityKind::Saving,
+                };
+                Self::Activity(v1::Activity { kind: kind.into() })
+            }
             Report::Notice { kind, message } => Self::Notice(v1::Notice {
                 kind: kind.to_owned(),
                 message,

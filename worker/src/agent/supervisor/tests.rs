@@ -65,7 +65,7 @@ impl Bench {
         let path = self
             .dir
             .path()
-            .join("logs/digits-0a1b2c/attempt-000001/rank-00000.log");
+            .join("logs/digits-0a1b2c/attempt-000001/phase-00-rank-00000.log");
         std::fs::read_to_string(path).expect("a log")
     }
 

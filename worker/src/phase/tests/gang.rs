@@ -283,7 +283,7 @@ fn coordinate(
                 );
             }
             Ok(Report::Notice { kind, message }) => ended.notices.push((kind, message)),
-            Ok(Report::Failed { .. }) => {}
+            Ok(Report::Activity(_) | Report::Failed { .. }) => {}
             Err(error) => {
                 if let Some(error) = error {
                     ended.errors.push(error);

@@ -2,7 +2,7 @@
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::figures::figures;
+use super::figures::{figures, restarted};
 use crate::view::{JobView, PhaseState, PhaseView};
 
 /// Bars of all phases of one job.
@@ -87,9 +87,7 @@ fn show(bar: &ProgressBar, phase: &PhaseView) {
     if phase.total_steps > 0 {
         parts.push(phase.steps());
     }
-    if phase.attempt > 1 {
-        parts.push(format!("attempt {}", phase.attempt));
-    }
+    parts.extend(restarted(phase));
     parts.extend(Some(figures(phase)).filter(|text| !text.is_empty()));
     bar.set_message(parts.join(" · "));
 }

@@ -28,6 +28,17 @@ pub(crate) fn figures(phase: &PhaseView) -> String {
     parts.join(" · ")
 }
 
+/// That this is not the phase's first attempt, e.g. `restarted twice (attempt 5)`.
+pub(crate) fn restarted(phase: &PhaseView) -> Option<String> {
+    let times = match phase.restarts {
+        0 => return None,
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        more => format!("{more} times"),
+    };
+    Some(format!("restarted {times} (attempt {})", phase.attempt))
+}
+
 /// The accuracies of the last evaluation alone, e.g. `kNN 80.1 %`.
 pub(crate) fn evaluated(phase: &PhaseView) -> Vec<String> {
     shares(phase, &EVALUATED)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::figures::{evaluated, figures};
+use super::figures::{evaluated, figures, restarted};
 use crate::view::{JobView, PhaseState, PhaseView};
 
 const QUIET: Duration = Duration::from_secs(10);
@@ -66,9 +66,7 @@ fn is_news(before: Option<&Said>, phase: &PhaseView, now: Instant) -> bool {
 
 fn line(phase: &PhaseView) -> String {
     let mut parts = vec![format!("{}: {}", phase.name, phase.state.word())];
-    if phase.attempt > 1 {
-        parts.push(format!("attempt {}", phase.attempt));
-    }
+    parts.extend(restarted(phase));
     if phase.step > 0 {
         parts.push(format!("step {}", phase.steps()));
     }

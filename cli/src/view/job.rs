@@ -33,6 +33,8 @@ pub(crate) struct PhaseView {
     pub(crate) state: PhaseState,
     /// 0 before the first.
     pub(crate) attempt: u64,
+    /// Attempts of this phase before that one.
+    pub(crate) restarts: u32,
     pub(crate) step: u64,
     pub(crate) total_steps: u64,
     pub(crate) images_per_s: f64,
@@ -104,6 +106,7 @@ impl From<v1::PhaseStatus> for PhaseView {
             name: phase.name,
             kind: phase.kind,
             attempt: phase.attempt,
+            restarts: phase.restarts,
             step: phase.step,
             total_steps: phase.total_steps,
             images_per_s: phase.images_per_s,
@@ -272,6 +275,7 @@ pub(crate) mod samples {
             kind: "pretrain".to_owned(),
             state,
             attempt: 1,
+            restarts: 0,
             step: 0,
             total_steps: 0,
             images_per_s: 0.0,

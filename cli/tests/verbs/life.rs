@@ -13,7 +13,7 @@ async fn a_job_waits_is_cancelled_goes_on_and_succeeds() {
     let cluster = Cluster::start().await;
     let job = cluster.submit().await;
     let listed = cluster.json(&["list", "--state", "queued"]).await;
-    assert_eq!(words(&listed, "job"), [job.clone()]);
+    assert_eq!(words(&listed, "job"), [job.as_str()]);
     let why = cluster.json(&["explain", &job]).await;
     assert_eq!(words(&why["reasons"], "code")[0], "not_enough_devices");
     let (code, _) = cluster.fails(&["wait", &job, "--timeout", "100ms"]).await;

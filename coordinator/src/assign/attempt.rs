@@ -41,6 +41,7 @@ fn start(state: &mut State, id: &JobId, seats: Vec<Seat>, now: Now, out: &mut Ou
     let resume = phase
         .newest_verified()
         .map(|checkpoint| checkpoint.record.id);
+    phase.record.restarts += u32::from(phase.record.started.is_some());
     phase.record.attempt = attempt;
     phase.record.gang = seats.iter().map(|seat| seat.worker.clone()).collect();
     phase.record.started.get_or_insert(now.wall);

@@ -24,7 +24,7 @@ pub enum Change {
         /// Which one.
         phase: PhaseIndex,
         /// The row.
-        record: PhaseRecord,
+        record: Box<PhaseRecord>,
     },
     /// A checkpoint is new or different.
     PutCheckpoint {
@@ -86,7 +86,7 @@ pub(super) fn between(before: Option<&Job>, after: Option<&Job>, changes: &mut V
             changes.push(Change::PutPhase {
                 job: job.id().clone(),
                 phase: plan.index,
-                record,
+                record: Box::new(record),
             });
         }
         checkpoints_between(job.id(), plan.index, former, phase, changes);

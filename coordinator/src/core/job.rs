@@ -137,6 +137,9 @@ pub struct PhaseRecord {
     pub state: PhaseState,
     /// The newest attempt at this phase; 0 before the first.
     pub attempt: Attempt,
+    /// How many attempts it had before that one.
+    #[serde(default)]
+    pub restarts: u32,
     /// Workers of that attempt, in rank order.
     pub gang: Vec<WorkerId>,
     /// Failures so far.
@@ -278,6 +281,7 @@ impl Phase {
             record: PhaseRecord {
                 state: PhaseState::Waiting,
                 attempt: Attempt::default(),
+                restarts: 0,
                 gang: Vec::new(),
                 budget: Budget::default(),
                 results: Vec::new(),

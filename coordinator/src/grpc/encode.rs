@@ -116,6 +116,7 @@ fn phase(job: &Job, index: usize) -> v1::PhaseStatus {
         kind: plan.kind.to_owned(),
         state: phase_state(job, index).into(),
         attempt: phase.record.attempt.get(),
+        restarts: phase.record.restarts,
         step: step(phase),
         total_steps: progress.total.max(if live { 0 } else { step(phase) }),
         images_per_s: if live { progress.images_per_s } else { 0.0 },

@@ -238,7 +238,7 @@ fn give_up_invalid(job: &mut StoredJob, batch: &mut Batch) {
     batch.changes.push(Change::PutPhase {
         job: job.record.id.clone(),
         phase: plan.index,
-        record: phase.clone(),
+        record: Box::new(phase.clone()),
     });
     batch.changes.push(Change::PutJob {
         submission: Arc::clone(&job.submission),

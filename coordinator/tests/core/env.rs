@@ -144,8 +144,8 @@ impl Env {
             Change::PutPhase { job, phase, record } => {
                 let phases = &mut self.store.get_mut(&job).expect("a phase of a job").phases;
                 match phases.get_mut(phase.get() as usize) {
-                    Some(row) => row.0 = record,
-                    None => phases.push((record, Vec::new())),
+                    Some(row) => row.0 = *record,
+                    None => phases.push((*record, Vec::new())),
                 }
             }
             Change::PutCheckpoint { job, phase, record } => {

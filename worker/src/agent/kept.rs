@@ -83,7 +83,7 @@ impl Kept {
     fn keep(&mut self, event: &Event) {
         match event {
             Event::Ready(ready) => self.ready = Some(ready.clone()),
-            Event::Activity(activity) => self.activity = Some(activity.clone()),
+            Event::Activity(activity) => self.activity = Some(*activity),
             Event::PartSaved(part) => {
                 self.parts.insert(part.step, part.clone());
             }

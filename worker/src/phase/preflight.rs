@@ -19,11 +19,11 @@ pub fn problems(spec: &JobSpec, sets: &mut Sets<'_>) -> Result<Vec<PhaseError>, 
         .iter()
         .flat_map(|phase| std::iter::once(&phase.train).chain(&phase.eval));
     for name in names {
-        if seen.insert(name) {
-            if let Err(error) = sets.get(name) {
-                problems.push(lasting(error, &format!("data {:?}", name.as_str()))?);
-                closed.insert(name);
-            }
+        if seen.insert(name)
+            && let Err(error) = sets.get(name)
+        {
+            problems.push(lasting(error, &format!("data {:?}", name.as_str()))?);
+            closed.insert(name);
         }
     }
     for phase in spec.phases() {

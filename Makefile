@@ -10,6 +10,7 @@ ifeq ($(LIBTORCH_GIVEN),)
 LIBTORCH := $(CURDIR)/third_party/libtorch
 endif
 export LIBTORCH LIBTORCH_GIVEN
+FETCH_LIBTORCH := LIBTORCH="$(LIBTORCH_GIVEN)" setup/libtorch >/dev/null
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 BIN := $(CARGO_TARGET_DIR)/release
@@ -31,15 +32,11 @@ test: setup-test fmt structure lint doc build doctest nextest ## every check tha
 .PHONY: setup-test
 setup-test:
 	@setup/check test
-	@$(MAKE) --no-print-directory libtorch
+	@$(FETCH_LIBTORCH)
 
 setup:
 	@setup/check
-	@$(MAKE) --no-print-directory libtorch
-
-.PHONY: libtorch
-libtorch:
-	@LIBTORCH="$(LIBTORCH_GIVEN)" setup/libtorch >/dev/null
+	@$(FETCH_LIBTORCH)
 
 build: setup ## all binaries, into $CARGO_TARGET_DIR/release
 	cargo build --release --workspace --bins

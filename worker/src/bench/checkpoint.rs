@@ -12,7 +12,7 @@ use diptych_common::checkpoint::{
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
 use diptych_common::spec::{
-    BasicShortcut, EncoderSpec, OptimizerSpec, Precision, Rule, Scaling, Stem,
+    BasicShortcut, EncoderSpec, OptimizerSpec, Precision, Resampling, Rule, Scaling, Stem,
 };
 
 use crate::checkpoint::flat::describe;
@@ -114,6 +114,7 @@ pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
             preprocessing: Preprocessing {
                 image_size: 224,
                 crop_proportion: 0.875,
+                resampling: Resampling::default(),
             },
             results: BTreeMap::new(),
             tensors: partition::table(&tensors, 1),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use diptych_common::ids::{PhaseIndex, Rank};
-use diptych_common::spec::{AugmentSpec, DataFormat, DataSpec, Labels};
+use diptych_common::spec::{AugmentSpec, BlurSigma, DataFormat, DataSpec, Labels};
 use diptych_images::augment::preprocessing;
 use diptych_images::shard::SampleId;
 
@@ -57,6 +57,8 @@ fn options(steps: Range<u64>) -> LoaderOptions {
         augment: AugmentSpec {
             crop_area: (0.2, 1.0),
             blur_probability: 0.5,
+            // What all ranks share must not depend on how many there are, either.
+            blur_sigma: BlurSigma::View,
             ..AugmentSpec::simclr_small(8)
         },
         shortage: Shortage::Refuse,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription, export};
+use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription, Role, export};
 use diptych_common::digest::Digest;
 use diptych_common::ids::PhaseName;
 use diptych_common::spec::{HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source};
@@ -210,7 +210,8 @@ pub fn input<'a>(
 /// As [`load::load`].
 pub fn network_of(storage: &Storage, checkpoint: &CheckpointRef) -> Result<Loaded, PhaseError> {
     load::load(storage, checkpoint, |tensor| {
-        !tensor.name.starts_with("momentum.") && !tensor.name.starts_with("probe.")
+        let network = matches!(tensor.role, Role::Weight | Role::Statistic);
+        network && !tensor.name.starts_with("probe.")
     })
 }
 

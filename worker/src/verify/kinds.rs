@@ -10,7 +10,8 @@ use tch::{Kind, Tensor};
 use super::number::{Case, expect};
 use super::{Verdict, norm};
 use crate::collective::solo;
-use crate::device::shim::{self, StepNumbers, StepTensors};
+use crate::device::shim;
+use crate::device::update::{self, Momentum, StepNumbers, StepTensors};
 use crate::gather::RowOrder;
 use crate::loss::{cross_entropy, distillation, nt_xent};
 use crate::optim::Schedule;
@@ -19,7 +20,8 @@ use crate::optim::Schedule;
 pub(super) fn check(kind: &str, case: &Value) -> anyhow::Result<Verdict> {
     let case = Case(case);
     match kind {
-        "nt_xent" => contrastive(case),
+        "nt_xent" => contrastive(case, None),
+        "nt_xent_memory" => contrastive(case, Some(case.tensor("queue")?)),
         "lars" => lars(case),
         "schedule" => schedule(case),
         "distill" => distill(case),
@@ -27,13 +29,12 @@ pub(super) fn check(kind: &str, case: &Value) -> anyhow::Result<Verdict> {
         "gaussian_kernel" => kernel(case),
         "center_crop" => crop(case),
         "parameters" => count_parameters(case),
-        "nt_xent_memory" => Ok(Verdict::Skipped("the memory queue is not built yet")),
         "selective_kernel" => Ok(Verdict::Skipped("selective kernels are not built yet")),
         other => bail!("kind {other} is unknown"),
     }
 }
 
-fn contrastive(case: Case<'_>) -> anyhow::Result<Verdict> {
+fn contrastive(case: Case<'_>, queue: Option<Tensor>) -> anyhow::Result<Verdict> {
     let (a, b) = (case.tensor("a")?, case.tensor("b")?);
     let spec = NtXentSpec {
         temperature: case.number("temperature")?,
@@ -47,6 +48,7 @@ fn contrastive(case: Case<'_>) -> anyhow::Result<Verdict> {
         &u,
         &spec,
         &RowOrder::single(2 * pairs)?,
+        queue.as_ref(),
         gang.statistics.as_ref(),
     )?;
     case.expect("loss", &[found.loss])?;
@@ -70,7 +72,7 @@ fn lars(case: Case<'_>) -> anyhow::Result<Verdict> {
         rate: case.number("lr")?,
         momentum: case.number("momentum")?,
         trust_coefficient: case.number("trust_coefficient")?,
-        nesterov: false,
+        kind: Momentum::Classic,
         foreach: false,
     };
     let Value::Array(steps) = case.get("steps")? else {
@@ -86,7 +88,7 @@ fn lars(case: Case<'_>) -> anyhow::Result<Verdict> {
             decay: &decay,
             adapt: &[u8::from(!excluded)],
         };
-        let trust = shim::step(&tensors, numbers)?;
+        let trust = update::step(&tensors, numbers)?;
         let checked = step
             .expect_tensor("weight", &weights[0])
             .and_then(|()| step.expect_tensor("momentum", &velocities[0]))
@@ -104,11 +106,10 @@ fn schedule(case: Case<'_>) -> anyhow::Result<Verdict> {
         other => bail!("scaling {other:?} is unknown"),
     };
     let spec = OptimizerSpec {
-        rule: Rule::Sgd,
+        rule: Rule::Sgd { momentum: 0.9 },
         learning_rate: case.number("base_lr")?,
         scaling,
         warmup_epochs: case.number("warmup_epochs")?,
-        momentum: 0.9,
         weight_decay: 0.0,
     };
     let length = Length::Epochs(case.number("epochs")?);

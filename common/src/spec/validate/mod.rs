@@ -8,6 +8,7 @@ mod optim; // optimiser and length
 mod gang; // devices, lanes, groups
 mod labels; // which labels
 mod kind; // what a phase trains
+mod judge; // early stop, and which checkpoint is the result
 mod phase; // one phase
 mod job; // all of it
 

@@ -37,8 +37,8 @@ pub fn advance(state: &mut State, id: &JobId, index: usize, now: Now, out: &mut 
         CheckpointState::Verified => match phase.best() {
             Some(best) if !best.is_verified() => {}
             best => {
-                let result = best.unwrap_or(last).record.id;
-                done(state, id, index, (result, last.record.id.step), now, out);
+                let (result, steps) = (best.unwrap_or(last).record.id, last.record.id.step);
+                done(state, id, index, (result, steps), now, out);
             }
         },
         CheckpointState::Broken { problem } => {

@@ -29,18 +29,17 @@ pub fn superfluous(phase: &Phase, keep: usize) -> Vec<CheckpointId> {
         PhaseState::Live(placement) => placement.resume,
         PhaseState::Waiting | PhaseState::Failed { .. } => None,
     };
-    // A newer one may yet turn out broken: the best stays until another one is verified.
-    let best = phase.checkpoints.values().rev();
-    let best = best
-        .filter(|checkpoint| checkpoint.is_verified() && checkpoint.record.best.is_some())
-        .map(|checkpoint| checkpoint.record.id)
-        .next();
+    // A best one that nobody has re-read may yet turn out broken: the one before stays until it is verified.
+    let mut newest_first = phase.checkpoints.values().rev();
+    let verified_best = newest_first
+        .find(|checkpoint| checkpoint.is_verified() && checkpoint.record.best.is_some());
+    let best = [phase.best(), verified_best].map(|best| best.map(|best| best.record.id));
     let live = phase.placement().map(|placement| placement.attempt);
     let needed = |id: &CheckpointId| {
         *id > newest
             || kept.contains(id)
             || referenced == Some(*id)
-            || best == Some(*id)
+            || best.contains(&Some(*id))
             || phase.checkpoints.get(id).is_some_and(|c| c.record.pinned)
             // Of the live attempt, only what is verified and superseded goes.
             || live == Some(id.attempt) && phase.checkpoints.get(id).is_some_and(|c| !c.is_verified())
@@ -174,7 +173,9 @@ mod tests {
         assert_eq!(mark(2, CheckpointState::Verified), gone(&[1, 3, 4, 5]));
         let problem = "x".to_owned();
         let broken = CheckpointState::Broken { problem };
-        assert_eq!(mark(4, broken), gone(&[1, 3, 4, 5]), "2 is still the best");
+        assert_eq!(mark(3, broken), gone(&[1, 3, 4, 5]), "2 is still the best");
+        let both = mark(4, CheckpointState::Committed);
+        assert_eq!(both, gone(&[1, 3, 5]), "4 may yet turn out broken");
         assert_eq!(mark(5, CheckpointState::Verified), gone(&[1, 2, 3, 4]));
     }
 

@@ -130,7 +130,8 @@ impl Record {
     fn hear(&mut self, step: Step, value: f64) -> Result<(), PhaseError> {
         let next = self.seen().then(step.get() as f64, value);
         let numbers = Tensor::f_from_slice(&[next.best, next.at, next.since, next.last])?;
-        Ok(self.0.f_copy_(&numbers)?)
+        self.0.f_copy_(&numbers)?;
+        Ok(())
     }
 
     fn seen(&self) -> Seen {

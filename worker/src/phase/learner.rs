@@ -127,7 +127,9 @@ impl Learner {
     pub fn commit(&mut self, buckets: &Buckets) -> Result<(), PhaseError> {
         let pace = self.schedule.pace(self.step.get());
         let mut done = self.optimizer.commit(&mut self.model, buckets, pace);
-        if let (Ok(()), Some(memory)) = (&done, &mut self.memory) {
+        if done.is_ok()
+            && let Some(memory) = &mut self.memory
+        {
             done = memory.commit(self.step.get());
         }
         done.map_err(|error| self.give_up(error))?;

@@ -35,10 +35,11 @@ impl Queue {
         let (total, width) = (self.rows.size()[0], STRIP / ANCHORS);
         let starts = (0..anchors).step_by(ANCHORS as usize);
         starts.flat_map(move |start| {
-            (0..total).step_by(width as usize).map(move |from| {
+            let tile = move |from| -> Result<(i64, i64, Tensor), StepError> {
                 let rows = self.rows.f_narrow(0, from, width.min(total - from))?;
                 Ok((start, ANCHORS.min(anchors - start), rows))
-            })
+            };
+            (0..total).step_by(width as usize).map(tile)
         })
     }
 

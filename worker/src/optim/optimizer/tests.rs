@@ -150,9 +150,10 @@ fn popular_momentum_and_adamw_follow_their_formulas() {
             for (index, gradient) in all.iter().enumerate() {
                 let (w, v, g) = (&mut plain[index], &mut first[index], &numbers(gradient));
                 let (decay, adapted) = HOW[index];
-                match rule {
-                    POPULAR => expected.push(popular(w, v, g, (decay, adapted, rate))),
-                    _ => adamw(w, v, &mut second[index], g, (decay, rate, step as i32 + 1)),
+                if rule == POPULAR {
+                    expected.push(popular(w, v, g, (decay, adapted, rate)));
+                } else {
+                    adamw(w, v, &mut second[index], g, (decay, rate, step as i32 + 1));
                 }
             }
             match &trust {

@@ -124,6 +124,19 @@ impl Job {
         self.spec = spec(self.path(), "fp32", phases);
     }
 
+    /// Takes the labels from a data set: all its images now lie in one folder.
+    pub(super) fn unlabel(&self, set: &str) {
+        let root = self.path().join(set);
+        for class in CLASSES {
+            for file in std::fs::read_dir(root.join(class)).unwrap() {
+                let file = file.unwrap();
+                let name = format!("{class}-{}", file.file_name().to_str().unwrap());
+                std::fs::rename(file.path(), root.join(name)).unwrap();
+            }
+            std::fs::remove_dir(root.join(class)).unwrap();
+        }
+    }
+
     /// Where the images are.
     pub(super) fn path(&self) -> &Path {
         self.directory.path()

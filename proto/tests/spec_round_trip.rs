@@ -109,14 +109,30 @@ fn optimizer() -> impl Strategy<Value = OptimizerDraft> {
         "[a-z]{0,4}",
         -1.0..1.0,
         [text(), text()],
-        [number(), number(), number(), number(), number(), number(), number()],
+        [
+            number(),
+            number(),
+            number(),
+            number(),
+            number(),
+            number(),
+            number(),
+        ],
     )
         .prop_map(
             |(
                 kind,
                 learning_rate,
                 [scaling, momentum_kind],
-                [warmup_epochs, momentum, weight_decay, trust_coefficient, beta1, beta2, epsilon],
+                [
+                    warmup_epochs,
+                    momentum,
+                    weight_decay,
+                    trust_coefficient,
+                    beta1,
+                    beta2,
+                    epsilon,
+                ],
             )| OptimizerDraft {
                 kind,
                 learning_rate,

@@ -10,8 +10,7 @@ use crate::advance;
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
     Checkpoint, CheckpointId, CheckpointRecord, CheckpointRef, CheckpointState, Ignored, Job,
-    Metric, Now,
-    Order, OrderTo, Outcome, PhaseState, Save, State, StoredObject,
+    Metric, Now, Order, OrderTo, Outcome, PhaseState, Save, State, StoredObject,
 };
 
 /// Saves of one attempt that may be on their way at once.

@@ -61,7 +61,9 @@ fn the_best_is_kept_and_the_next_phase_starts_from_it() {
     let (last, taken, value) = result(&env).expect("done");
     assert_eq!((last.step.get(), taken, value), (2, Some(10), 0.75));
     assert!(
-        env.history.iter().any(|line| line.contains("a step 2 of attempt 1, the best of 10 steps")),
+        env.history
+            .iter()
+            .any(|line| line.contains("a step 2 of attempt 1, the best of 10 steps")),
         "{:#?}",
         env.history
     );
@@ -136,8 +138,15 @@ fn the_best_survives_a_crash_of_the_gang_and_a_restart_of_the_coordinator() {
     env.save("job-1", 4);
     env.verify_all(None);
     env.say("job-1", 0, exited(Exit::Signal(9)));
-    let resume = env.job("job-1").live().and_then(|(_, placement)| placement.resume);
-    assert_eq!(resume.map(|id| id.step.get()), Some(4), "the newest, not the best");
+    let resume = env
+        .job("job-1")
+        .live()
+        .and_then(|(_, placement)| placement.resume);
+    assert_eq!(
+        resume.map(|id| id.step.get()),
+        Some(4),
+        "the newest, not the best"
+    );
     env.all_ready("job-1", 4);
     env.restart();
     env.register("w1", "1", 1, &[("job-1", 2, 0, 0)]);

@@ -2,7 +2,7 @@
 //! printed by proptest and kept beside this file.
 
 use diptych_common::ids::PhaseIndex;
-use diptych_coordinator::core::{Event, Exit, FailureKind};
+use diptych_coordinator::core::{Event, Exit, FailureKind, RankEvent};
 use proptest::prelude::*;
 
 use crate::env::*;

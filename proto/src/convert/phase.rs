@@ -1,8 +1,8 @@
 //! Phases.
 
 use diptych_common::spec::draft::{
-    CheckpointDraft, EvaluateDraft, LabelsDraft, LossDraft, MemoryDraft, PhaseDataDraft, PhaseDraft,
-    SelectDraft, StopAfterDraft,
+    CheckpointDraft, EvaluateDraft, LabelsDraft, LossDraft, MemoryDraft, PhaseDataDraft,
+    PhaseDraft, SelectDraft, StopAfterDraft,
 };
 
 use crate::v1;
@@ -95,7 +95,9 @@ impl From<CheckpointDraft> for v1::CheckpointSpec {
             every: draft.every,
             every_steps: draft.every_steps,
             keep: draft.keep,
-            select: draft.select.map(|select| v1::SelectSpec { best: select.best }),
+            select: draft
+                .select
+                .map(|select| v1::SelectSpec { best: select.best }),
         }
     }
 }

@@ -170,7 +170,11 @@ fn by_name<'a>(
         }
         let whole = [stem(name)].into_iter();
         let alone = [stem(file)].into_iter().filter(|_| file.len() < name.len());
-        for line in whole.chain(alone).filter_map(|text| stems.get(text)).flatten() {
+        for line in whole
+            .chain(alone)
+            .filter_map(|text| stems.get(text))
+            .flatten()
+        {
             found.entry(line).or_default().add(Found::STEM, sample);
         }
     }
@@ -233,7 +237,9 @@ fn file_name(name: &str) -> &str {
 /// A name up to the first dot of its last part.
 fn stem(name: &str) -> &str {
     let start = name.len() - file_name(name).len();
-    let end = name[start..].find('.').map_or(name.len(), |dot| start + dot);
+    let end = name[start..]
+        .find('.')
+        .map_or(name.len(), |dot| start + dot);
     &name[..end]
 }
 
@@ -286,10 +292,22 @@ mod tests {
         let list = "n01440764_10043.JPEG\nn01443537_22563.JPEG\n";
         let names = [
             // A folder of classes, tar members (their keys have no extension), a Parquet file's paths.
-            ["n01440764/n01440764_10043.JPEG", "n01440764/n01440764_1.JPEG", "n01443537/n01443537_22563.JPEG"],
+            [
+                "n01440764/n01440764_10043.JPEG",
+                "n01440764/n01440764_1.JPEG",
+                "n01443537/n01443537_22563.JPEG",
+            ],
             ["n01440764_10043", "n01440764_1", "n01443537_22563"],
-            ["train/n01440764_10043", "train/n01440764_1", "train/n01443537_22563"],
-            ["n01440764_10043.JPEG", "n01440764_1.JPEG", "n01443537_22563.JPEG"],
+            [
+                "train/n01440764_10043",
+                "train/n01440764_1",
+                "train/n01443537_22563",
+            ],
+            [
+                "n01440764_10043.JPEG",
+                "n01440764_1.JPEG",
+                "n01443537_22563.JPEG",
+            ],
         ];
         for names in names {
             let chosen = by_name(names.into_iter(), list, "file:///list");
@@ -297,12 +315,19 @@ mod tests {
         }
         let both = ["a/x.png", "a/x.jpg", "b/y"];
         let read = |list: &str| by_name(both.into_iter(), list, "file:///list");
-        assert_eq!(read("x.jpg\na/y.png"), Err(LabelError::UnknownNames {
-            url: "file:///list".to_owned(),
-            count: 1,
-            names: vec!["a/y.png".to_owned()],
-        }));
-        assert_eq!(read("x.jpg\nb/y.png"), Ok(vec![1, 2]), "the exact name counts first");
+        assert_eq!(
+            read("x.jpg\na/y.png"),
+            Err(LabelError::UnknownNames {
+                url: "file:///list".to_owned(),
+                count: 1,
+                names: vec!["a/y.png".to_owned()],
+            })
+        );
+        assert_eq!(
+            read("x.jpg\nb/y.png"),
+            Ok(vec![1, 2]),
+            "the exact name counts first"
+        );
         let twice = LabelError::Ambiguous {
             url: "file:///list".to_owned(),
             name: "x.webp".to_owned(),

@@ -266,7 +266,9 @@ pub(super) fn check(code: c_int) -> Result<(), TchError> {
     Err(TchError::Torch(text.to_string_lossy().into_owned()))
 }
 
-pub(super) fn new_tensor(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> Result<Tensor, TchError> {
+pub(super) fn new_tensor(
+    call: impl FnOnce(*mut *mut C_tensor) -> c_int,
+) -> Result<Tensor, TchError> {
     let mut result = ptr::null_mut();
     check(call(&mut result))?;
     // SAFETY: success made a new tensor.

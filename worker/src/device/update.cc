@@ -1,6 +1,7 @@
 // Optimiser steps over all parameters at once, behind the contract of shim.cc.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <array>

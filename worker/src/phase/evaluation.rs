@@ -116,11 +116,7 @@ pub fn nearest_neighbours(
 }
 
 /// The `k` best of all ranks' shares of the bank, for the same queries.
-fn everybodys(
-    own: Neighbours,
-    k: i64,
-    channel: &dyn Collective,
-) -> Result<Neighbours, PhaseError> {
+fn everybodys(own: Neighbours, k: i64, channel: &dyn Collective) -> Result<Neighbours, PhaseError> {
     let world = channel.world();
     if world == 1 {
         return Ok(own);

@@ -48,12 +48,7 @@ impl Judge {
     ///
     /// # Errors
     /// [`PhaseError::Refused`] where a measurement that the spec names was not taken; [`PhaseError::NonFinite`].
-    pub fn hear(
-        &mut self,
-        step: Step,
-        values: &Values,
-        gang: &Gang,
-    ) -> Result<bool, PhaseError> {
+    pub fn hear(&mut self, step: Step, values: &Values, gang: &Gang) -> Result<bool, PhaseError> {
         if let Some((stop, record)) = &mut self.stop {
             record.hear(step, agreed(stop.metric, step, values, gang)?)?;
         }
@@ -176,11 +171,20 @@ mod tests {
     #[test]
     fn only_a_larger_value_is_better_and_a_repeated_evaluation_is_none() {
         let mut record = Record::new();
-        let heard = [(10, 0.3), (20, 0.5), (30, 0.5), (30, 0.9), (40, 0.4), (50, 0.6)];
+        let heard = [
+            (10, 0.3),
+            (20, 0.5),
+            (30, 0.5),
+            (30, 0.9),
+            (40, 0.4),
+            (50, 0.6),
+        ];
         let mut seen = Vec::new();
         for (step, value) in heard {
             record.hear(Step::new(step), value).expect("heard");
-            let Seen { best, at, since, .. } = record.seen();
+            let Seen {
+                best, at, since, ..
+            } = record.seen();
             seen.push((best, at, since));
         }
         let expected = [

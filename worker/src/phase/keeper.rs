@@ -297,7 +297,10 @@ impl Keeper {
 
     /// The results of a save, if it was the best so far.
     fn best_results(&self, step: Step) -> Option<Vec<Measurement>> {
-        let results = self.results.get(&step).filter(|_| self.best.contains(&step))?;
+        let results = self
+            .results
+            .get(&step)
+            .filter(|_| self.best.contains(&step))?;
         let results = results.iter().map(|(name, value)| Measurement {
             step,
             name: name.clone(),

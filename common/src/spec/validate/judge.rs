@@ -43,7 +43,8 @@ pub(super) fn judge(
         check.require(at, evaluates, || {
             "needs evaluation data: name it in `data.eval`".to_owned()
         });
-        let often = kind.is_none_or(|kind| kind == Kind::Pretrain) || evaluate.every_epochs.is_some();
+        let often =
+            kind.is_none_or(|kind| kind == Kind::Pretrain) || evaluate.every_epochs.is_some();
         check.require(at, often, || {
             "needs `evaluate.every_epochs`: without it this kind of phase is evaluated at its end only"
                 .to_owned()
@@ -66,7 +67,10 @@ fn metric(
     } else {
         &others
     };
-    let words: Vec<_> = known.iter().map(|metric| (metric.name(), *metric)).collect();
+    let words: Vec<_> = known
+        .iter()
+        .map(|metric| (metric.name(), *metric))
+        .collect();
     let metric = check.choice_or(at, word, &words)?;
     let neighbours = draft.evaluate.as_ref().and_then(|it| it.knn_k) != Some(0);
     check.require(at, metric != Metric::KnnTop1 || neighbours, || {

@@ -86,7 +86,11 @@ fn rule(check: &mut Check, at: &At, draft: &OptimizerDraft) -> Rule {
     let fields: [(&str, bool, &[Word]); 6] = [
         ("momentum", draft.momentum.is_some(), &[Lars, Sgd]),
         ("momentum_kind", draft.momentum_kind.is_some(), &[Lars]),
-        ("trust_coefficient", draft.trust_coefficient.is_some(), &[Lars]),
+        (
+            "trust_coefficient",
+            draft.trust_coefficient.is_some(),
+            &[Lars],
+        ),
         ("beta1", draft.beta1.is_some(), &[AdamW]),
         ("beta2", draft.beta2.is_some(), &[AdamW]),
         ("epsilon", draft.epsilon.is_some(), &[AdamW]),

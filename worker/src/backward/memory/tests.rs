@@ -47,7 +47,10 @@ fn batch(layout: &Layout, rank: Rank) -> MicroBatch {
         let x = Tensor::arange(3 * 8 * 8, (Kind::Double, tch::Device::Cpu));
         ((x * 0.37 + f64::from(view * 7 + position)).sin() * 0.5 + 0.5).view([3, 8, 8])
     };
-    let images: Vec<Tensor> = rows.iter().map(|row| image(row.view, row.position)).collect();
+    let images: Vec<Tensor> = rows
+        .iter()
+        .map(|row| image(row.view, row.position))
+        .collect();
     MicroBatch {
         images: Tensor::stack(&images, 0),
         group_rows: vec![rows.len() as i64],
@@ -94,7 +97,10 @@ fn the_average_follows_every_weight_and_starts_as_a_copy() {
     let (live, other) = (model(1), model(2));
     let mut memory = memory(16, 0.75, &live);
     let named = |tensors: Vec<NamedTensor>| -> BTreeMap<String, Tensor> {
-        tensors.into_iter().map(|own| (own.name, own.tensor)).collect()
+        tensors
+            .into_iter()
+            .map(|own| (own.name, own.tensor))
+            .collect()
     };
     let weights: Vec<String> = live
         .named_tensors()
@@ -113,7 +119,9 @@ fn the_average_follows_every_weight_and_starts_as_a_copy() {
     }
     memory.commit(0).expect("a commit");
     for (name, average) in named(memory.named_tensors()) {
-        let Some(weight) = name.strip_prefix("ema.").filter(|name| weights.iter().any(|w| w == name))
+        let Some(weight) = name
+            .strip_prefix("ema.")
+            .filter(|name| weights.iter().any(|w| w == name))
         else {
             continue;
         };

@@ -57,7 +57,12 @@ impl Queue {
     }
 
     /// Adds `Σ_k exp(z_i·q_k/τ − lse_i) q_k` to each anchor's sum.
-    pub(super) fn repel(&self, sums: &mut Tensor, anchors: &Anchors, lse: &Tensor) -> Result<(), StepError> {
+    pub(super) fn repel(
+        &self,
+        sums: &mut Tensor,
+        anchors: &Anchors,
+        lse: &Tensor,
+    ) -> Result<(), StepError> {
         let own = lse
             .f_index_select(0, &anchors.index(&anchors.positions)?)?
             .f_unsqueeze(1)?;
@@ -65,9 +70,7 @@ impl Queue {
             let (start, count, rows) = tile?;
             let mut weights = anchors.against(start, count, &rows)?;
             let weights = weights.f_sub_(&own.f_narrow(0, start, count)?)?.f_exp_()?;
-            let _ = sums
-                .f_narrow(0, start, count)?
-                .f_addmm_(&weights, &rows)?;
+            let _ = sums.f_narrow(0, start, count)?.f_addmm_(&weights, &rows)?;
         }
         Ok(())
     }

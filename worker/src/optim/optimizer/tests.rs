@@ -69,12 +69,24 @@ fn classic_lars_takes_the_steps_of_the_official_code() {
         let trust = lars.update(&gradients, pace(step, 4.8), false);
         trusts.push(trust.expect("a step").expect("ratios").double_value(&[0]));
         if step == 0 {
-            close(&numbers(&lars.velocities[0]), &[0.010_776_08, -0.021_444_72], 1e-6);
-            close(&numbers(&lars.weights[0]), &[2.989_223_92, 4.021_444_72], 1e-8);
+            close(
+                &numbers(&lars.velocities[0]),
+                &[0.010_776_08, -0.021_444_72],
+                1e-6,
+            );
+            close(
+                &numbers(&lars.weights[0]),
+                &[2.989_223_92, 4.021_444_72],
+                1e-8,
+            );
         }
     }
     close(&trusts, &[0.022_383_02, 0.022_431_32], 1e-6);
-    close(&numbers(&lars.weights[0]), &[2.968_726_23, 4.062_235_74], 1e-8);
+    close(
+        &numbers(&lars.weights[0]),
+        &[2.968_726_23, 4.062_235_74],
+        1e-8,
+    );
 }
 
 #[test]
@@ -92,7 +104,12 @@ fn nesterov_sgd_decays_inside_the_gradient() {
 }
 
 /// `w`, `v` and the trust ratio after one step of popular momentum (official code, `classic_momentum=False`).
-fn popular(w: &mut [f64], v: &mut [f64], g: &[f64], (decay, adapted, rate): (f64, bool, f64)) -> f64 {
+fn popular(
+    w: &mut [f64],
+    v: &mut [f64],
+    g: &[f64],
+    (decay, adapted, rate): (f64, bool, f64),
+) -> f64 {
     let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
     for ((v, g), w) in v.iter_mut().zip(g).zip(w.iter()) {
         *v = 0.9 * *v + (g + decay * w);
@@ -107,7 +124,13 @@ fn popular(w: &mut [f64], v: &mut [f64], g: &[f64], (decay, adapted, rate): (f64
 }
 
 /// `w`, `m` and `s` after step `t` (from 1) of AdamW (Loshchilov and Hutter 2019, algorithm 2).
-fn adamw(w: &mut [f64], m: &mut [f64], s: &mut [f64], g: &[f64], (decay, rate, t): (f64, f64, i32)) {
+fn adamw(
+    w: &mut [f64],
+    m: &mut [f64],
+    s: &mut [f64],
+    g: &[f64],
+    (decay, rate, t): (f64, f64, i32),
+) {
     let (beta1, beta2): (f64, f64) = (0.9, 0.999);
     for (((w, m), s), g) in w.iter_mut().zip(m).zip(s).zip(g) {
         *w -= rate * decay * *w;
@@ -145,7 +168,9 @@ fn popular_momentum_and_adamw_follow_their_formulas() {
         for step in 0..4 {
             let rate = 0.5 / (step as f64 + 1.0);
             let all = gradients(step);
-            let trust = tested.update(&all, pace(step, rate), false).expect("a step");
+            let trust = tested
+                .update(&all, pace(step, rate), false)
+                .expect("a step");
             let mut expected = Vec::new();
             for (index, gradient) in all.iter().enumerate() {
                 let (w, v, g) = (&mut plain[index], &mut first[index], &numbers(gradient));
@@ -175,9 +200,15 @@ fn a_zero_norm_has_the_full_rate() {
     for rule in [LARS, POPULAR] {
         let zero = || Tensor::zeros([3], (Kind::Double, tch::Device::Cpu));
         let still = Tensor::from_slice(&[1.0, 2.0, 2.0]);
-        let lars = optimizer(rule, vec![zero(), still.copy()], &[(0.0, true), (0.0, true)]);
+        let lars = optimizer(
+            rule,
+            vec![zero(), still.copy()],
+            &[(0.0, true), (0.0, true)],
+        );
         let gradients = [Tensor::from_slice(&[1.0, 0.0, -1.0]), zero()];
-        let trust = lars.update(&gradients, pace(0, 0.5), false).expect("a step");
+        let trust = lars
+            .update(&gradients, pace(0, 0.5), false)
+            .expect("a step");
         assert_eq!(numbers(&trust.expect("ratios")), [1.0, 1.0], "{rule:?}");
         assert_eq!(numbers(&lars.weights[0]), [-0.5, 0.0, 0.5]);
         assert!(lars.weights[1].equal(&still));

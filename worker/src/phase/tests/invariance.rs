@@ -31,7 +31,10 @@ fn the_memory_does_not_know_the_machine_either() {
     let squares = tensor("memory.queue").square();
     let lengths = squares.sum_dim_intlist(1i64, false, Kind::Double).sqrt();
     let off = (&lengths - 1.0).abs().max().double_value(&[]);
-    assert!(lengths.size() == [100] && off < 1e-12, "every row is a unit row");
+    assert!(
+        lengths.size() == [100] && off < 1e-12,
+        "every row is a unit row"
+    );
     let plain = pretrain(1, 2, "{}").0;
     let remembered = pretrain(1, 2, "{memory: {size: 100, decay: 0.5}}").0;
     assert_eq!(plain[0], remembered[0], "nothing is remembered at first");

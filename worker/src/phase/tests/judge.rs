@@ -19,7 +19,11 @@ fn attempt(job: &mut Job, how: Attempted) -> Ended {
 }
 
 fn steps(ended: &Ended) -> Vec<u64> {
-    ended.commits.iter().map(|commit| commit.step.get()).collect()
+    ended
+        .commits
+        .iter()
+        .map(|commit| commit.step.get())
+        .collect()
 }
 
 #[test]
@@ -35,12 +39,24 @@ fn a_phase_that_no_longer_improves_ends_and_a_restart_ends_it_at_the_same_step()
         ..Attempted::default()
     };
     let whole = attempt(&mut job, on(2));
-    assert_eq!(steps(&whole).last(), Some(&9), "evaluations after 3, 6 and 9");
+    assert_eq!(
+        steps(&whole).last(),
+        Some(&9),
+        "evaluations after 3, 6 and 9"
+    );
     let told = |(kind, what): &&(&str, String)| {
         *kind == "stopped_early" && what.contains("eval_top5 has not exceeded the 1 of step 3")
     };
-    assert_eq!(whole.notices.iter().filter(told).count(), 1, "{:?}", whole.notices);
-    assert!(whole.results.contains_key("knn_top1"), "as at the last step");
+    assert_eq!(
+        whole.notices.iter().filter(told).count(),
+        1,
+        "{:?}",
+        whole.notices
+    );
+    assert!(
+        whole.results.contains_key("knn_top1"),
+        "as at the last step"
+    );
 
     let stopped = job.attempt(
         0,
@@ -49,9 +65,8 @@ fn a_phase_that_no_longer_improves_ends_and_a_restart_ends_it_at_the_same_step()
             ..on(2)
         },
     );
-    let aborted = |error: &PhaseError| {
-        matches!(error, PhaseError::Aborted(_) | PhaseError::PeerLost(_))
-    };
+    let aborted =
+        |error: &PhaseError| matches!(error, PhaseError::Aborted(_) | PhaseError::PeerLost(_));
     assert!(stopped.errors.iter().all(aborted), "{:?}", stopped.errors);
     let resume = stopped.commits.first().cloned();
     assert_eq!(resume.as_ref().map(|from| from.step), Some(Step::new(3)));
@@ -89,7 +104,11 @@ fn every_best_so_far_is_saved_and_told() {
         );
         let mut best = f64::MIN;
         let mut bests = Vec::new();
-        for found in ended.measured.iter().filter(|found| found.name == "eval_top1") {
+        for found in ended
+            .measured
+            .iter()
+            .filter(|found| found.name == "eval_top1")
+        {
             if found.value > best {
                 best = found.value;
                 bests.push(found.step);

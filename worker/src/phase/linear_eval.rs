@@ -1,7 +1,5 @@
 //! A linear classifier on the frozen encoder (SimCLR v1 §4.2, running batch-norm statistics).
 
-use diptych_common::spec::Knn;
-
 use super::classify;
 use super::task::{EvalData, Task, Values};
 use super::{Learner, PhaseError};
@@ -9,12 +7,6 @@ use crate::backward::MicroBatch;
 use crate::collective::Gang;
 use crate::device::StepError;
 use crate::reduce::Buckets;
-
-/// The neighbours' vote that is reported beside the classifier, so that encoders compare on both.
-const KNN: Knn = Knn {
-    k: 200,
-    temperature: 0.1,
-};
 
 /// Linear evaluation.
 #[derive(Debug)]
@@ -42,11 +34,6 @@ impl Task for LinearEval {
     }
 
     fn evaluate(&mut self, learner: &Learner, gang: &Gang) -> Result<Values, PhaseError> {
-        let mut values = self.data.accuracy(learner, gang)?;
-        // The encoder is frozen, so its neighbours are the same at every step: the last one is enough.
-        if learner.step == learner.total() {
-            values.extend(self.data.neighbours(Some(KNN), learner, gang)?);
-        }
-        Ok(values)
+        self.data.accuracy(learner, gang)
     }
 }

@@ -54,7 +54,7 @@ fn a_phase_that_no_longer_improves_ends_and_a_restart_ends_it_at_the_same_step()
         whole.notices
     );
     assert!(
-        whole.results.contains_key("knn_top1"),
+        whole.results.contains_key("eval_top1"),
         "as at the last step"
     );
 

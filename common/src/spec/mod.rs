@@ -18,13 +18,13 @@ pub use augment::{AugmentSpec, ColorSpec};
 pub use data::{DataFormat, DataSpec, Labels};
 pub use draft::JobDraft;
 pub use job::{JobSpec, Source};
-pub use network::{BasicShortcut, EncoderSpec, HeadSpec, Stem};
+pub use network::{BasicShortcut, Depth, DepthError, EncoderSpec, HeadSpec, MaxPool, Stem};
 pub use optim::{MomentumKind, OptimizerSpec, Rule, Scaling};
 pub use parse::load;
 pub use phase::{
-    CheckpointSpec, Device, DistillSpec, EvaluateSpec, FinetuneSpec, Gang, Knn, LabelledStream,
-    Length, LinearEvalSpec, MemorySpec, Metric, NtXentSpec, PhaseKind, PhaseSpec, Precision,
-    PretrainSpec, StopAfter,
+    CheckpointSpec, Device, DistillSpec, EvaluateSpec, FinetuneSpec, Gang, HeadLayers, Knn,
+    LabelledStream, Length, LinearEvalSpec, MemorySpec, Metric, NtXentSpec, PhaseKind, PhaseSpec,
+    Precision, PretrainSpec, StopAfter,
 };
 pub use schema::schema;
 pub use validate::{FieldError, SpecErrors};

@@ -5,10 +5,12 @@ use diptych_common::spec::draft::{
     PhaseDraft, SelectDraft, StopAfterDraft,
 };
 
+use super::network::{layers_in, layers_out};
 use crate::v1;
 
 impl From<PhaseDraft> for v1::PhaseSpec {
     fn from(draft: PhaseDraft) -> Self {
+        let (head_layer, head_layers) = layers_out(draft.head_layer);
         Self {
             name: draft.name,
             kind: draft.kind,
@@ -28,7 +30,9 @@ impl From<PhaseDraft> for v1::PhaseSpec {
             max_bad_images: draft.max_bad_images,
             loss: draft.loss.map(Into::into),
             probe: draft.probe,
-            head_layer: draft.head_layer,
+            probe_layer: draft.probe_layer,
+            head_layer,
+            head_layers,
             labels: draft.labels.map(Into::into),
             teacher: draft.teacher,
             student: draft.student.map(Into::into),
@@ -60,7 +64,8 @@ impl From<v1::PhaseSpec> for PhaseDraft {
             max_bad_images: wire.max_bad_images,
             loss: wire.loss.map(Into::into),
             probe: wire.probe,
-            head_layer: wire.head_layer,
+            probe_layer: wire.probe_layer,
+            head_layer: layers_in(wire.head_layer, wire.head_layers),
             labels: wire.labels.map(Into::into),
             teacher: wire.teacher,
             student: wire.student.map(Into::into),

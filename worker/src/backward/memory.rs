@@ -57,8 +57,8 @@ impl Memory {
             });
         }
         let network = ModelSpec {
-            probe: None,
-            ..network.clone()
+            head: network.head.clone(),
+            ..ModelSpec::bare(network.encoder.clone())
         };
         let compute = model.compute();
         let average = Model::new(&network, 0, compute)?;

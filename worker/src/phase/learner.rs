@@ -51,7 +51,7 @@ impl Learner {
                 .map_err(|error| misfit(&start.object, &error))?;
         }
         if matches!(phase.kind, PhaseKind::LinearEval(_)) {
-            model.train(Trained::Classifier)?;
+            model.train(Trained::Classifiers)?;
         }
         let memory = match &phase.kind {
             PhaseKind::Pretrain(pretrain) => pretrain.memory,

@@ -1,11 +1,11 @@
 use diptych_common::ids::Rank;
-use diptych_common::spec::{BasicShortcut, EncoderSpec, HeadSpec, Precision, Stem};
+use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, Precision, Stem};
 use tch::Kind;
 
 use super::*;
 use crate::batch::Layout;
 use crate::device::Compute;
-use crate::project::HeadPart;
+use crate::project::{HeadPart, Reader};
 use crate::verify::{on_ranks, rank_gangs};
 
 const BATCH: u32 = 4;
@@ -13,18 +13,19 @@ const DIM: i64 = 8;
 
 fn network() -> ModelSpec {
     ModelSpec {
-        encoder: EncoderSpec {
-            depth: 18,
-            width: 1.0 / 16.0,
-            stem: Stem::Cifar,
-            basic_shortcut: BasicShortcut::Identity,
-        },
         head: Some(HeadPart {
             spec: HeadSpec { layers: 2, dim: 8 },
             layers: 2,
         }),
-        classes: None,
-        probe: Some(3),
+        probe: Some(Reader {
+            layer: 0,
+            classes: 3,
+        }),
+        ..ModelSpec::bare(EncoderSpec {
+            width: 1.0 / 16.0,
+            stem: Stem::Cifar,
+            ..EncoderSpec::torchvision(Depth::D18)
+        })
     }
 }
 

@@ -22,7 +22,7 @@ fn pipeline() -> String {
         6,
         "checkpoint: {every_steps: 2}, loss: {memory: {size: 70, decay: 0.9}}",
     ) + &format!(
-        "  - {{name: linear, kind: linear_eval, from: pre, {COMMON}, {saves}, \
+        "  - {{name: linear, kind: linear_eval, from: pre, head_layer: all, {COMMON}, {saves}, \
              optimizer: {{kind: adamw, learning_rate: 0.05, scaling: none, weight_decay: 0.01}}}}\n\
              \x20 - {{name: tune, kind: finetune, from: pre, head_layer: 1, labels: {{per_class: 9}}, {COMMON}, {saves}, \
              optimizer: {{kind: sgd, learning_rate: 0.05, scaling: none, weight_decay: 1.0e-4}}}}\n\

@@ -4,5 +4,6 @@ mod checkpoint; // written, damaged, exported, read back
 mod manifest; // strict, and old files still load
 mod recipes; // every recipe is valid
 mod spec; // defaults, and every error at once
+mod views; // augmentations by their words
 mod corruption; // one wrong field, one error at its path
 mod drafts; // any draft, any text

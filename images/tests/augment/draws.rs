@@ -45,7 +45,8 @@ fn name(op: &ColorOp) -> (&'static str, f64) {
 fn each_operation_is_done_as_often_as_the_paper_says() {
     let n = 40_000;
     let all: Vec<ViewParams> = drawn(&AugmentSpec::simclr(224), SIZE, n).collect();
-    let tests: [(&str, fn(&ViewParams) -> bool, f64); 4] = [
+    type Happens = fn(&ViewParams) -> bool;
+    let tests: [(&str, Happens, f64); 4] = [
         ("flip", |view| view.flip, 0.5),
         ("gray", |view| view.gray, 0.2),
         ("blur", |view| view.blur.is_some(), 0.5),

@@ -114,27 +114,39 @@ draft! {
 draft! {
     /// A residual network.
     pub struct EncoderDraft {
-        /// 18, 34 or 50.
+        /// 18, 34, 50, 101, 152 or 200.
         pub depth: u32,
-        /// Multiplier on every layer's width; fractions such as 0.25 are allowed. Default 1.
+        /// Multiplier on every layer's width, up to 8; fractions such as 0.25 are allowed. Default 1.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub width: Option<f64>,
         /// `imagenet` (7×7 stride 2 and max-pool; default) or `cifar` (3×3 stride 1, for images up to 64 pixels).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub stem: Option<String>,
-        /// Depth 18 and 34: `identity` (default, torchvision's) or `projection` (the official SimCLR code's).
+        /// Depth 18 and 34: `identity` (torchvision's; default) or `projection` (the official SimCLR code's; default
+        /// with `selective_kernel`).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub basic_shortcut: Option<String>,
+        /// SimCLR v2's SK networks: two streams and their mixing in place of the 3×3 convolutions of depth 50 and above,
+        /// average-pool shortcuts, and three 3×3 convolutions in place of the 7×7 of `stem: imagenet`. Default false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub selective_kernel: Option<bool>,
+        /// `stem: imagenet`: padding of its max-pool, `torch` (torchvision's; default) or `tensorflow` (the official
+        /// code's, for its released weights).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub max_pool: Option<String>,
     }
 }
 
 draft! {
     /// The projection head g.
     pub struct HeadDraft {
-        /// 2 (SimCLR v1; default) or 3 (SimCLR v2).
+        /// `nonlinear` (default), `linear` (one layer) or `none` (the loss compares the encoder's outputs).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub kind: Option<String>,
+        /// nonlinear: 1 to 32; 2 in SimCLR v1 (default), 3 in v2. All but the last are as wide as the encoder's output.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub layers: Option<u32>,
-        /// Output dimensions. Default 128.
+        /// nonlinear, linear: output dimensions. Default 128.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub dim: Option<u32>,
     }
@@ -196,10 +208,14 @@ draft! {
         /// the data has labels.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub probe: Option<bool>,
-        /// linear_eval, finetune: the layer that the classifier reads: 0 (default) is the encoder's output, j the
-        /// projection head's j-th layer.
+        /// pretrain: the layer that the probe reads, counted as `head_layer`. Default 0.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub head_layer: Option<u32>,
+        pub probe_layer: Option<u32>,
+        /// linear_eval, finetune: the layer that the classifier reads: 0 (default) is the encoder's output, j the
+        /// projection head's j-th layer. linear_eval also takes a list or `all`: one classifier on each, trained at
+        /// once. The first one's accuracy is the phase's, and its classifier is what a student or an export takes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub head_layer: Option<HeadLayerDraft>,
         /// finetune, distill with `alpha` < 1: which labels may be used. Default: all.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub labels: Option<LabelsDraft>,
@@ -221,6 +237,18 @@ draft! {
     }
 }
 
+/// One layer, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum HeadLayerDraft {
+    /// This one.
+    One(u32),
+    /// `all`: the encoder's output and every layer of the projection head.
+    Word(String),
+    /// These, the most important first.
+    List(Vec<u32>),
+}
+
 draft! {
     /// Names of data sets.
     pub struct PhaseDataDraft {
@@ -236,7 +264,7 @@ draft! {
 draft! {
     /// The optimiser and its schedule.
     pub struct OptimizerDraft {
-        /// `lars` or `sgd` (Nesterov momentum).
+        /// `lars`, `sgd` (Nesterov momentum) or `adamw`.
         pub kind: String,
         /// Base learning rate, before scaling.
         pub learning_rate: f64,
@@ -246,16 +274,29 @@ draft! {
         /// Linear warm-up, in epochs; a cosine to 0 follows. Default 0.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub warmup_epochs: Option<f64>,
-        /// Default 0.9.
+        /// LARS and SGD. Default 0.9.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub momentum: Option<f64>,
-        /// Default 0. Batch norms are left out, and under LARS biases. The classifier and the probe decay, but LARS does not
-        /// adapt their rate.
+        /// Default 0. Batch norms are left out, and under LARS and AdamW biases. The classifier and the probe decay, but
+        /// LARS does not adapt their rate. AdamW's decay is decoupled: each step takes rate × this of a weight away.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub weight_decay: Option<f64>,
         /// LARS only. Default 0.001.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub trust_coefficient: Option<f64>,
+        /// LARS only. `classic` (default): the rate and the trust ratio go into the momentum. `popular`: the momentum adds
+        /// up plain gradients, and rate and trust ratio (of the momentum) scale the step.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub momentum_kind: Option<String>,
+        /// AdamW: decay of the mean of gradients. Default 0.9.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub beta1: Option<f64>,
+        /// AdamW: decay of the mean of squared gradients. Default 0.999.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub beta2: Option<f64>,
+        /// AdamW: added to the root of that mean. Default 1e-8.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub epsilon: Option<f64>,
     }
 }
 
@@ -325,6 +366,18 @@ draft! {
         /// How many verified checkpoints to keep per phase. Default 2.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub keep: Option<u32>,
+        /// Which checkpoint is the phase's result. Default: the last.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub select: Option<SelectDraft>,
+    }
+}
+
+draft! {
+    /// The checkpoint that later phases, exports and results take.
+    pub struct SelectDraft {
+        /// That of the evaluation with the largest value of this measurement: `knn_top1`, `probe_top1` or `probe_top5` in
+        /// pretrain, `eval_top1` or `eval_top5` elsewhere. It is saved at once and kept beside the newest ones.
+        pub best: String,
     }
 }
 
@@ -341,6 +394,19 @@ draft! {
         /// pretrain: temperature of the kNN vote. Default 0.1.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub knn_temperature: Option<f64>,
+        /// End the phase early. Default: never.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub stop_after: Option<StopAfterDraft>,
+    }
+}
+
+draft! {
+    /// When to end a phase before its last step.
+    pub struct StopAfterDraft {
+        /// The measurement that has to grow, as in `checkpoint.select.best`.
+        pub metric: String,
+        /// How many evaluations in a row it may fail to exceed the best before them.
+        pub evaluations: u32,
     }
 }
 
@@ -356,6 +422,22 @@ draft! {
         /// `paper` (mean over the 2N anchors; default) or `code` (twice that, as the official code).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub scale: Option<String>,
+        /// Compare with rows of earlier steps, too (the memory of SimCLR v2). Default: do not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub memory: Option<MemoryDraft>,
+    }
+}
+
+draft! {
+    /// Rows of earlier batches as further negatives: a moving average of the network encodes both views of every step,
+    /// and a queue holds the newest of its rows. Needs unit vectors (`normalize: true`).
+    pub struct MemoryDraft {
+        /// Rows in the queue, at least the 2 × batch that a step adds. Default 65536.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub size: Option<u32>,
+        /// Share of the old average that a step keeps. Default 0.999.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub decay: Option<f64>,
     }
 }
 

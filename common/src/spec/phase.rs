@@ -64,12 +64,16 @@ pub struct PretrainSpec {
     pub from: Source,
     /// The encoder.
     pub encoder: EncoderSpec,
-    /// The projection head.
-    pub head: HeadSpec,
+    /// The projection head; without one, the loss compares the encoder's outputs.
+    pub head: Option<HeadSpec>,
     /// The loss.
     pub loss: NtXentSpec,
+    /// Rows of earlier steps in the loss, if any.
+    pub memory: Option<MemorySpec>,
     /// Train a linear probe on stopped gradients: `Some(true)` always, `None` where the data has labels.
     pub probe: Option<bool>,
+    /// The layer that the probe reads: 0 for the encoder's output, j for the projection head's j-th.
+    pub probe_layer: u32,
     /// The kNN evaluation, if any.
     pub knn: Option<Knn>,
 }
@@ -83,6 +87,15 @@ pub struct NtXentSpec {
     pub normalize: bool,
     /// 1 for the paper's mean over 2N anchors, 2 for the official code's.
     pub scale: f64,
+}
+
+/// The memory of SimCLR v2 (§2, after He et al. 2020): a queue of a moving average's rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MemorySpec {
+    /// Rows in the queue, at least those of both views of a batch.
+    pub size: u32,
+    /// Share of the old average that a step keeps, in [0, 1).
+    pub decay: f64,
 }
 
 /// A k-nearest-neighbour classifier on features, weighted by exp(cosine / temperature).
@@ -99,10 +112,19 @@ pub struct Knn {
 pub struct LinearEvalSpec {
     /// What to evaluate.
     pub from: Source,
-    /// 0 for the encoder's output, j for the projection head's j-th layer.
-    pub head_layer: u32,
+    /// What the classifiers read.
+    pub layers: HeadLayers,
     /// Which labels to train on.
     pub labels: Labels,
+}
+
+/// Layers that a linear evaluation reads, each once: 0 for the encoder's output, j for the projection head's j-th.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadLayers {
+    /// The one whose classifier is the phase's: its accuracy comes first, and a student or an export takes it.
+    pub first: u32,
+    /// The others, in the order of the spec.
+    pub others: Vec<u32>,
 }
 
 /// The whole network on labels; from [`Source::Random`], the supervised baseline.
@@ -191,6 +213,8 @@ pub struct CheckpointSpec {
     pub every_steps: Option<u64>,
     /// Verified checkpoints to keep per phase, at least 1.
     pub keep: u32,
+    /// The result is the checkpoint with the largest value of this; `None` for the last one.
+    pub best: Option<Metric>,
 }
 
 /// When to evaluate; always at the end.
@@ -198,4 +222,62 @@ pub struct CheckpointSpec {
 pub struct EvaluateSpec {
     /// Every this many epochs as well; `None` for the default of the kind.
     pub every_epochs: Option<f64>,
+    /// When to end the phase early, if ever.
+    pub stop_after: Option<StopAfter>,
+}
+
+/// Ends a phase whose evaluations no longer improve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopAfter {
+    /// What has to grow.
+    pub metric: Metric,
+    /// How many evaluations in a row may fail to exceed the best before them, at least 1.
+    pub evaluations: u32,
+}
+
+/// A measurement of evaluations by which a spec chooses; larger is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their names in results")]
+pub enum Metric {
+    KnnTop1,
+    ProbeTop1,
+    ProbeTop5,
+    EvalTop1,
+    EvalTop5,
+}
+
+impl Metric {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KnnTop1 => "knn_top1",
+            Self::ProbeTop1 => "probe_top1",
+            Self::ProbeTop5 => "probe_top5",
+            Self::EvalTop1 => "eval_top1",
+            Self::EvalTop5 => "eval_top5",
+        }
+    }
+}
+
+impl PhaseSpec {
+    /// The measurements by which the phase is stopped or its result chosen, each with the path of its field.
+    pub fn judged_by(&self) -> impl Iterator<Item = (&'static str, Metric)> + use<> {
+        let stop = self.evaluate.stop_after.map(|stop| stop.metric);
+        let best = self.checkpoint.best;
+        let paths = ["evaluate.stop_after.metric", "checkpoint.select.best"];
+        let both = paths.into_iter().zip([stop, best]);
+        both.filter_map(|(path, metric)| Some((path, metric?)))
+    }
+}
+
+impl HeadLayers {
+    /// All of them, the phase's own first.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::once(self.first).chain(self.others.iter().copied())
+    }
+
+    /// The last layer that has to be there.
+    pub fn deepest(&self) -> u32 {
+        self.iter().max().unwrap_or(self.first)
+    }
 }

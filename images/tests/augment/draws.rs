@@ -45,14 +45,17 @@ fn name(op: &ColorOp) -> (&'static str, f64) {
 fn each_operation_is_done_as_often_as_the_paper_says() {
     let n = 40_000;
     let all: Vec<ViewParams> = drawn(&AugmentSpec::simclr(224), SIZE, n).collect();
-    let check = |what: &str, probability: f64, test: fn(&ViewParams) -> bool| {
+    type Happens = fn(&ViewParams) -> bool;
+    let tests: [(&str, Happens, f64); 4] = [
+        ("flip", |view| view.flip, 0.5),
+        ("gray", |view| view.gray, 0.2),
+        ("blur", |view| view.blur.is_some(), 0.5),
+        ("colour", |view| !view.color.is_empty(), 0.8),
+    ];
+    for (what, test, probability) in tests {
         let yes = all.iter().filter(|view| test(view)).count() as u64;
         assert_counts(what, &[yes, n - yes], &[probability, 1.0 - probability]);
-    };
-    check("flip", 0.5, |view| view.flip);
-    check("gray", 0.2, |view| view.gray);
-    check("blur", 0.5, |view| view.blur.is_some());
-    check("colour", 0.8, |view| !view.color.is_empty());
+    }
     // Gray is drawn apart from colour.
     let both = all
         .iter()

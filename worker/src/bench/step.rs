@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use clap::ValueEnum;
-use diptych_common::spec::{BasicShortcut, EncoderSpec, HeadSpec, NtXentSpec, Precision, Stem};
+use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, NtXentSpec, Precision, Stem};
 use tch::{Kind, Tensor};
 
 use super::gang::{GangArgs, on_ranks};
@@ -12,7 +12,7 @@ use crate::collective::Gang;
 use crate::device::Compute;
 use crate::gather::RowOrder;
 use crate::optim::Optimizer;
-use crate::project::{HeadPart, Model, ModelSpec};
+use crate::project::{HeadPart, Model, ModelSpec, Reader};
 use crate::reduce::Buckets;
 
 /// Arguments of `bench step`.
@@ -116,13 +116,14 @@ fn measure(args: &StepArgs, gang: &Gang) -> anyhow::Result<(Vec<f64>, Vec<f64>, 
     let step = Contrastive {
         loss: &loss,
         order: &order,
+        queue: None,
         gang,
     };
     let (mut times, mut hidden, mut last) = (Vec::new(), Vec::new(), f64::NAN);
     for _ in 0..args.steps + WARM_UP {
         let start = Instant::now();
         let output = contrastive_step(&model, &mut buckets, &batches, &step)?;
-        optimizer.commit(&mut model, &buckets, 0.1)?;
+        optimizer.commit(&mut model, &buckets, lars::PACE)?;
         times.push(start.elapsed().as_secs_f64());
         hidden.push(output.reduced.hidden_share());
         last = output.loss;
@@ -140,9 +141,9 @@ impl Network {
     /// With a classifier of so many classes, or a projection head of 2 layers.
     pub(super) fn spec(self, image_size: u32, classes: Option<u32>) -> ModelSpec {
         let depth = match self {
-            Self::Resnet18 => 18,
-            Self::Resnet34 => 34,
-            Self::Resnet50 => 50,
+            Self::Resnet18 => Depth::D18,
+            Self::Resnet34 => Depth::D34,
+            Self::Resnet50 => Depth::D50,
         };
         let stem = if image_size <= 32 {
             Stem::Cifar
@@ -156,16 +157,14 @@ impl Network {
             },
             layers: 2,
         };
+        let encoder = EncoderSpec {
+            stem,
+            ..EncoderSpec::torchvision(depth)
+        };
         ModelSpec {
-            encoder: EncoderSpec {
-                depth,
-                width: 1.0,
-                stem,
-                basic_shortcut: BasicShortcut::Identity,
-            },
             head: classes.is_none().then_some(head),
-            classes,
-            probe: None,
+            classifier: classes.map(|classes| Reader { layer: 0, classes }),
+            ..ModelSpec::bare(encoder)
         }
     }
 

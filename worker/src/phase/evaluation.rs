@@ -30,20 +30,30 @@ pub struct Reading {
     pub notices: Notices,
 }
 
-/// Top-1 and top-5 accuracy of the classifier on `data`, over all ranks.
+/// What every classifier gets right on `data`, `fc` first, over all ranks.
 ///
 /// # Errors
 /// Fails where data, libtorch or a collective does.
-pub fn accuracy(
+pub fn accuracies(
     model: &Model,
     data: &Source,
     reading: &Reading,
     gang: &Gang,
-) -> Result<Tally, PhaseError> {
-    tally(model, data, reading, gang, |outputs| Ok(outputs.logits))
+) -> Result<Vec<Tally>, PhaseError> {
+    let mut tallies = vec![Tally::default(); model.classifiers()];
+    let left_out = each_batch(model, data, reading, gang, |outputs, labels| {
+        for (tally, logits) in tallies.iter_mut().zip(outputs.all_logits()) {
+            tally.add(logits, &labels)?;
+        }
+        Ok(())
+    })?;
+    let whole = tallies
+        .into_iter()
+        .map(|tally| over_ranks(tally, (data, &left_out), reading, gang));
+    whole.collect()
 }
 
-/// Top-1 and top-5 accuracy on `data` of the probe on the encoder's features, over all ranks.
+/// What the probe gets right on `data`, over all ranks.
 ///
 /// # Errors
 /// Fails where data, libtorch or a collective does.
@@ -53,32 +63,26 @@ pub fn probe_accuracy(
     reading: &Reading,
     gang: &Gang,
 ) -> Result<Tally, PhaseError> {
-    tally(model, data, reading, gang, |outputs| {
-        match outputs.layers.first() {
-            Some(features) => Ok(model.probe(features)?),
-            None => Ok(None),
-        }
-    })
-}
-
-/// Counts what `scores` gets right.
-fn tally(
-    model: &Model,
-    data: &Source,
-    reading: &Reading,
-    gang: &Gang,
-    scores: impl Fn(Outputs) -> Result<Option<Tensor>, PhaseError>,
-) -> Result<Tally, PhaseError> {
     let mut tally = Tally::default();
     let left_out = each_batch(model, data, reading, gang, |outputs, labels| {
-        if let Some(scores) = scores(outputs)? {
-            tally.add(&scores, &labels)?;
+        if let Some(logits) = model.probe(&outputs)? {
+            tally.add(&logits, &labels)?;
         }
         Ok(())
     })?;
+    over_ranks(tally, (data, &left_out), reading, gang)
+}
+
+/// The counts of all ranks, unless too many images were left out.
+fn over_ranks(
+    mut tally: Tally,
+    (data, left_out): (&Source, &[BadImage]),
+    reading: &Reading,
+    gang: &Gang,
+) -> Result<Tally, PhaseError> {
     tally.bad = left_out.len() as f64;
     let tally = tally.over_ranks(&*gang.statistics)?;
-    bad::within(data, tally.bad as u64, &left_out, reading.max_bad_images)?;
+    bad::within(data, tally.bad as u64, left_out, reading.max_bad_images)?;
     Ok(tally)
 }
 
@@ -98,32 +102,44 @@ pub fn nearest_neighbours(
     let (queries, labels) = features(model, data, reading, gang)?;
     let (queries, labels) = (gather(&queries, channel)?, gather(&labels, channel)?);
     let k = i64::from(knn.k).min(bank.len() as i64);
-    let mut found = knn::nearest(&bank_rows, &bank_labels, &queries, k)?;
-    if gang.world() > 1 {
-        let missing = k - found.cosine.size()[1];
-        let pad = |tensor: &Tensor, value: f64| tensor.f_pad([0, missing], "constant", value);
-        let shares = vec![queries.size()[0]; gang.world()];
-        // A share with fewer than k rows is filled up with neighbours that have no weight.
-        let cosine = channel.all_gather(
-            &pad(&found.cosine, f64::NEG_INFINITY)?.f_contiguous()?,
-            &shares,
-        )?;
-        let label = channel.all_gather(&pad(&found.label, 0.0)?.f_contiguous()?, &shares)?;
-        let parts: Vec<Neighbours> = cosine
-            .f_split(queries.size()[0], 0)?
-            .into_iter()
-            .zip(label.f_split(queries.size()[0], 0)?)
-            .map(|(cosine, label)| Neighbours { cosine, label })
-            .collect();
-        found = knn::merge(&parts, k)?;
-    }
     let classes = bank.index().classes().len() as i64;
-    let votes = knn::vote(&found, knn.temperature, classes)?;
-    let right = votes
-        .f_eq_tensor(&labels)?
-        .f_sum(Kind::Int64)?
-        .f_int64_value(&[])?;
-    Ok(right as f64 / labels.size()[0].max(1) as f64)
+    let count = labels.size()[0];
+    let mut right = 0;
+    // Tile by tile: no rank holds all queries' neighbours, let alone all similarities.
+    for start in (0..count).step_by(knn::QUERY_TILE as usize) {
+        let rows = knn::QUERY_TILE.min(count - start);
+        let tile = queries.f_narrow(0, start, rows)?;
+        let own = knn::nearest(&bank_rows, &bank_labels, &tile, k)?;
+        let found = everybodys(own, k, channel)?;
+        let votes = knn::vote(&found, knn.temperature, classes)?;
+        right += votes
+            .f_eq_tensor(&labels.f_narrow(0, start, rows)?)?
+            .f_sum(Kind::Int64)?
+            .f_int64_value(&[])?;
+    }
+    Ok(right as f64 / count.max(1) as f64)
+}
+
+/// The `k` best of all ranks' shares of the bank, for the same queries.
+fn everybodys(own: Neighbours, k: i64, channel: &dyn Collective) -> Result<Neighbours, PhaseError> {
+    let world = channel.world();
+    if world == 1 {
+        return Ok(own);
+    }
+    let (rows, missing) = (own.cosine.size()[0], k - own.cosine.size()[1]);
+    let pad = |tensor: &Tensor, value: f64| tensor.f_pad([0, missing], "constant", value);
+    let shares = vec![rows; world];
+    // A share with fewer than k rows is filled up with neighbours that have no weight.
+    let cosine = pad(&own.cosine, f64::NEG_INFINITY)?.f_contiguous()?;
+    let cosine = channel.all_gather(&cosine, &shares)?;
+    let label = channel.all_gather(&pad(&own.label, 0.0)?.f_contiguous()?, &shares)?;
+    let parts: Vec<Neighbours> = cosine
+        .f_split(rows, 0)?
+        .into_iter()
+        .zip(label.f_split(rows, 0)?)
+        .map(|(cosine, label)| Neighbours { cosine, label })
+        .collect();
+    Ok(knn::merge(&parts, k)?)
 }
 
 /// Unit features and labels of this rank's share.

@@ -1,9 +1,9 @@
-//! Contrastive pretraining: two views, NT-Xent over the whole batch, a linear probe on stopped gradients.
+//! Contrastive pretraining: two views, NT-Xent over the whole batch and the memory, a linear probe on stopped gradients.
 
 use diptych_common::ids::Rank;
 use diptych_common::spec::PretrainSpec;
 
-use super::task::{EvalData, Task, Values};
+use super::task::{EvalData, Task, Values, measured};
 use super::{Learner, PhaseError};
 use crate::backward::{Contrastive, MicroBatch, contrastive_step};
 use crate::batch::Layout;
@@ -43,21 +43,29 @@ impl Task for Pretrain {
         batches: &[MicroBatch],
         gang: &Gang,
     ) -> Result<Values, StepError> {
+        let queue = match &learner.memory {
+            Some(memory) => {
+                memory.stage(batches, &self.order, gang)?;
+                Some(memory.rows(learner.step.get())?)
+            }
+            None => None,
+        };
         let step = Contrastive {
             loss: &self.spec.loss,
             order: &self.order,
+            queue: queue.as_ref(),
             gang,
         };
         let found = contrastive_step(&learner.model, buckets, batches, &step)?;
         let mut values = vec![
-            ("loss", found.loss),
-            ("contrast_accuracy", found.accuracy),
-            ("contrast_entropy", found.entropy),
+            measured("loss", found.loss),
+            measured("contrast_accuracy", found.accuracy),
+            measured("contrast_entropy", found.entropy),
         ];
         if let Some(probe) = found.probe {
             values.extend([
-                ("probe_loss", probe.loss),
-                ("probe_train_top1", probe.accuracy),
+                measured("probe_loss", probe.loss),
+                measured("probe_train_top1", probe.accuracy),
             ]);
         }
         Ok(values)

@@ -1,14 +1,14 @@
 //! What a phase trains: the fields that belong to its kind, and the phases that it builds on.
 
-use super::super::draft::PhaseDraft;
+use super::super::draft::{LossDraft, PhaseDraft};
 use super::super::suggest;
 use super::super::{
     DistillSpec, EncoderSpec, FinetuneSpec, HeadSpec, Knn, LabelledStream, LinearEvalSpec,
-    NtXentSpec, PhaseKind, PretrainSpec, Source,
+    MemorySpec, NtXentSpec, PhaseKind, PretrainSpec, Source,
 };
 use super::check::{At, Check};
 use super::gang::Layout;
-use super::{data, labels, network};
+use super::{data, labels, layers, network};
 use crate::ids::PhaseName;
 
 /// The word in `kind:`.
@@ -37,10 +37,17 @@ pub(super) struct Earlier {
 pub(super) struct Context<'a> {
     pub(super) seed: u64,
     pub(super) encoder: &'a EncoderSpec,
-    pub(super) head: &'a HeadSpec,
+    pub(super) head: Option<&'a HeadSpec>,
     pub(super) earlier: &'a [Earlier],
     /// The names of all phases, this one and later ones too.
     pub(super) names: &'a [&'a str],
+}
+
+impl Context<'_> {
+    /// Layers of the job's projection head.
+    pub(super) fn head_layers(&self) -> u32 {
+        self.head.map_or(0, |head| head.layers)
+    }
 }
 
 impl Kind {
@@ -62,7 +69,7 @@ impl Kind {
 /// Refuses every field that means nothing under this kind.
 pub(super) fn foreign_fields(check: &mut Check, at: &At, draft: &PhaseDraft, kind: Kind) {
     let evaluate = draft.evaluate.clone().unwrap_or_default();
-    let fields: [(&str, bool, &[Kind]); 12] = [
+    let fields: [(&str, bool, &[Kind]); 13] = [
         (
             "from",
             draft.from.is_some(),
@@ -70,6 +77,7 @@ pub(super) fn foreign_fields(check: &mut Check, at: &At, draft: &PhaseDraft, kin
         ),
         ("loss", draft.loss.is_some(), &[Pretrain]),
         ("probe", draft.probe.is_some(), &[Pretrain]),
+        ("probe_layer", draft.probe_layer.is_some(), &[Pretrain]),
         ("evaluate.knn_k", evaluate.knn_k.is_some(), &[Pretrain]),
         (
             "evaluate.knn_temperature",
@@ -124,7 +132,7 @@ pub(super) fn kind(
     context: Context<'_>,
 ) -> (Option<PhaseKind>, EncoderSpec, u32) {
     match kind {
-        Pretrain => pretrain(check, at, draft, context),
+        Pretrain => pretrain(check, at, draft, layout, context),
         LinearEval | Finetune => supervised(check, at, draft, kind, context),
         Distill => distill(check, at, draft, layout, context),
     }
@@ -134,6 +142,7 @@ fn pretrain(
     check: &mut Check,
     at: &At,
     draft: &PhaseDraft,
+    layout: Layout,
     context: Context<'_>,
 ) -> (Option<PhaseKind>, EncoderSpec, u32) {
     let from = match draft.from.as_deref() {
@@ -158,6 +167,7 @@ fn pretrain(
         evaluate.knn_temperature.unwrap_or(0.1),
         100.0,
     );
+    let memory = memory(check, &loss_at, &loss, layout);
     let loss = NtXentSpec {
         temperature: check.positive(
             &loss_at.field("temperature"),
@@ -173,20 +183,50 @@ fn pretrain(
             )
         }),
     };
+    let probe_at = at.field("probe_layer");
+    let probe_layer = draft.probe_layer.unwrap_or(0);
+    layers::exists(check, &probe_at, probe_layer, context.head_layers());
+    check.require(
+        &probe_at,
+        draft.probe_layer.is_none() || draft.probe != Some(false),
+        || "needs a probe: `probe` is false".to_owned(),
+    );
     let kind = from.map(|from| {
         PhaseKind::Pretrain(PretrainSpec {
             from,
             encoder: context.encoder.clone(),
-            head: context.head.clone(),
+            head: context.head.cloned(),
             loss,
+            memory,
             probe: draft.probe,
+            probe_layer,
             knn: (k > 0).then_some(Knn {
                 k,
                 temperature: knn_temperature,
             }),
         })
     });
-    (kind, context.encoder.clone(), context.head.layers)
+    (kind, context.encoder.clone(), context.head_layers())
+}
+
+fn memory(check: &mut Check, at: &At, loss: &LossDraft, layout: Layout) -> Option<MemorySpec> {
+    let draft = loss.memory.as_ref()?;
+    let at = at.field("memory");
+    check.require(&at, loss.normalize != Some(false), || {
+        "holds unit rows, which raw ones cannot be compared with: drop it, or `normalize: false`"
+            .to_owned()
+    });
+    let size = draft.size.unwrap_or(1 << 16);
+    let step = 2 * u64::from(layout.batch);
+    check.require(&at.field("size"), u64::from(size) >= step, || {
+        format!("{size} is less than the {step} rows that a step adds (both views of the batch)")
+    });
+    check.count(&at.field("size"), size, 1, 1 << 24);
+    let decay = draft.decay.unwrap_or(0.999);
+    check.require(&at.field("decay"), (0.0..1.0).contains(&decay), || {
+        format!("{decay} is not in 0 ≤ decay < 1: at 1 the average would never move")
+    });
+    Some(MemorySpec { size, decay })
 }
 
 fn supervised(
@@ -202,7 +242,6 @@ fn supervised(
         draft.labels.as_ref(),
         context.seed,
     );
-    let head_layer = draft.head_layer.unwrap_or(0);
     let from_at = at.field("from");
     let found = match draft.from.as_deref() {
         Some(word) => source(
@@ -221,31 +260,28 @@ fn supervised(
         }
     };
     let Some((from, earlier)) = found else {
-        return (None, context.encoder.clone(), head_layer);
+        return (None, context.encoder.clone(), context.head_layers());
     };
-    let most = earlier.map_or(context.head.layers, |phase| phase.head_layers);
-    check.require(&at.field("head_layer"), head_layer <= most, || match most {
-        0 => {
-            format!("{head_layer} is too high: what `from` names has no projection head, so only 0")
-        }
-        _ => format!(
-            "{head_layer} is too high: what `from` names has a projection head of {most} layers"
-        ),
-    });
+    let most = earlier.map_or(context.head_layers(), |phase| phase.head_layers);
+    let (layers_at, wanted) = (at.field("head_layer"), draft.head_layer.as_ref());
     let encoder = earlier.map_or_else(|| context.encoder.clone(), |phase| phase.encoder.clone());
-    let spec = match kind {
-        LinearEval => PhaseKind::LinearEval(LinearEvalSpec {
+    if kind == LinearEval {
+        let layers = layers::several(check, &layers_at, wanted, most);
+        let kept = layers.deepest();
+        let spec = LinearEvalSpec {
             from,
-            head_layer,
+            layers,
             labels,
-        }),
-        _ => PhaseKind::Finetune(FinetuneSpec {
-            from,
-            head_layer,
-            labels,
-        }),
+        };
+        return (Some(PhaseKind::LinearEval(spec)), encoder, kept);
+    }
+    let head_layer = layers::one(check, &layers_at, wanted, most);
+    let spec = FinetuneSpec {
+        from,
+        head_layer,
+        labels,
     };
-    (Some(spec), encoder, head_layer)
+    (Some(PhaseKind::Finetune(spec)), encoder, head_layer)
 }
 
 fn distill(

@@ -7,7 +7,9 @@ mod augment; // views
 mod optim; // optimiser and length
 mod gang; // devices, lanes, groups
 mod labels; // which labels
+mod layers; // which layers classifiers read
 mod kind; // what a phase trains
+mod judge; // early stop, and which checkpoint is the result
 mod phase; // one phase
 mod job; // all of it
 

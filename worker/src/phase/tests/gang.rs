@@ -29,10 +29,14 @@ pub(super) struct Ended {
     pub(super) results: BTreeMap<String, f64>,
     pub(super) losses: Vec<f64>,
     pub(super) commits: Vec<CheckpointRef>,
+    /// Steps of those that were the best so far.
+    pub(super) bests: Vec<Step>,
     /// What ranks told people, sorted.
     pub(super) notices: Vec<(&'static str, String)>,
     /// Every measurement, by name, with its step.
     pub(super) history: Vec<(String, u64)>,
+    /// The same, with their values.
+    pub(super) measured: Vec<Measurement>,
 }
 
 /// What a test changes of an attempt.
@@ -88,12 +92,16 @@ fn write_images(directory: &Path, numbers: std::ops::Range<usize>) {
     }
 }
 
-fn spec(root: &Path, precision: &str, phases: &str) -> JobSpec {
+/// The network of most tests.
+const NETWORK: &str =
+    "encoder: {depth: 18, width: 0.0625, stem: cifar}\nhead: {layers: 2, dim: 8}\n";
+
+fn spec(root: &Path, precision: &str, network: &str, phases: &str) -> JobSpec {
     let yaml = format!(
         "apiVersion: diptych/v1\nname: tiny\nseed: 3\nstorage: file://{0}/checkpoints\n\
          resources: {{ranks: {{min: 1, max: 4}}, precision: {precision}}}\n\
          data:\n  train: {{url: \"file://{0}/train\"}}\n  test: {{url: \"file://{0}/test\"}}\n\
-         encoder: {{depth: 18, width: 0.0625, stem: cifar}}\nhead: {{layers: 2, dim: 8}}\nphases:\n{phases}",
+         {network}phases:\n{phases}",
         root.display()
     );
     JobSpec::try_from(JobDraft::from_yaml(&yaml).unwrap()).unwrap()
@@ -102,13 +110,18 @@ fn spec(root: &Path, precision: &str, phases: &str) -> JobSpec {
 impl Job {
     /// A job with these phases (YAML) over 60 training and 31 evaluation images of three classes.
     pub(super) fn new(precision: &str, phases: &str) -> Self {
+        Self::with_network(precision, NETWORK, phases)
+    }
+
+    /// The same with another `encoder:` and `head:` (YAML).
+    pub(super) fn with_network(precision: &str, network: &str, phases: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         write_images(&root.join("train"), 0..20);
         write_images(&root.join("test"), 20..30);
         std::fs::write(root.join("test/bars/broken.png"), b"not an image").unwrap();
         Self {
-            spec: spec(root, precision, phases),
+            spec: spec(root, precision, network, phases),
             directory,
             inputs: BTreeMap::new(),
             attempt: 0,
@@ -117,7 +130,20 @@ impl Job {
 
     /// Other phases over the same images.
     pub(super) fn replan(&mut self, phases: &str) {
-        self.spec = spec(self.path(), "fp32", phases);
+        self.spec = spec(self.path(), "fp32", NETWORK, phases);
+    }
+
+    /// Takes the labels from a data set: all its images now lie in one folder.
+    pub(super) fn unlabel(&self, set: &str) {
+        let root = self.path().join(set);
+        for class in CLASSES {
+            for file in std::fs::read_dir(root.join(class)).unwrap() {
+                let file = file.unwrap();
+                let name = format!("{class}-{}", file.file_name().to_str().unwrap());
+                std::fs::rename(file.path(), root.join(name)).unwrap();
+            }
+            std::fs::remove_dir(root.join(class)).unwrap();
+        }
     }
 
     /// Where the images are.
@@ -156,8 +182,10 @@ impl Job {
             results: BTreeMap::new(),
             losses: Vec::new(),
             commits: Vec::new(),
+            bests: Vec::new(),
             notices: Vec::new(),
             history: Vec::new(),
+            measured: Vec::new(),
         };
         std::thread::scope(|scope| {
             for (rank, control) in controls.iter().enumerate() {
@@ -254,7 +282,10 @@ fn coordinate(
                     controls[0].give_command(Command::WriteManifest { step, objects });
                 }
             }
-            Ok(Report::ManifestWritten(checkpoint)) => {
+            Ok(Report::ManifestWritten { checkpoint, best }) => {
+                if best.is_some() {
+                    ended.bests.push(checkpoint.step);
+                }
                 let stop = how.stop_after.is_some_and(|step| checkpoint.step >= step);
                 ended.commits.push(checkpoint.clone());
                 for control in controls {
@@ -269,6 +300,7 @@ fn coordinate(
                 ended
                     .history
                     .extend(taken.map(|found| (found.name.clone(), found.step.get())));
+                ended.measured.extend(progress.measurements.clone());
                 let losses = progress
                     .measurements
                     .iter()

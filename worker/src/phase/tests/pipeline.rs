@@ -54,6 +54,31 @@ fn four_phases_teach_a_student() {
 }
 
 #[test]
+fn self_distillation_needs_no_labels_and_no_head() {
+    let phases = format!(
+        "  - {{name: tune, kind: finetune, from: random, head_layer: 1, batch: 30, max_bad_images: 0.1, steps: 3, augment: {AUGMENT}, {}}}\n\
+         \x20 - {{name: student, kind: distill, teacher: tune, temperature: 0.1, batch: 20, max_bad_images: 0.1, steps: 3, augment: {AUGMENT}, {}}}\n",
+        sgd(0.05),
+        sgd(0.05),
+    );
+    let mut job = Job::new("fp32", &phases);
+    let teacher = job.run(0, 1);
+    job.unlabel("train");
+    let student = job.run(1, 2);
+    assert!(student.results.contains_key("eval_top1"));
+    let shapes = |ended: &super::gang::Ended| {
+        let tensors = job.tensors(ended.commits.last().unwrap());
+        let wanted = tensors.iter().filter(|(name, _)| {
+            !name.starts_with("momentum.") && !name.starts_with("head.") && *name != "fc.weight"
+        });
+        wanted
+            .map(|(name, tensor)| (name.clone(), tensor.size()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(shapes(&teacher), shapes(&student), "the teacher's encoder");
+}
+
+#[test]
 fn a_changed_data_set_or_a_damaged_checkpoint_is_refused() {
     let phases = format!(
         "  - {{name: pre, kind: pretrain, batch: 24, max_bad_images: 0.1, steps: 2, lanes: 4, {PRETRAIN}, {}}}\n",

@@ -341,6 +341,7 @@ fn without_a_head_the_loss_compares_the_encoders_outputs() {
         loss: &LOSS,
         order: &order,
         gang: &gang,
+        queue: None,
     };
     let output = contrastive_step(&model, &mut buckets, &batches, &step).expect("a step");
     let mode = crate::encode::TrainMode::new(
@@ -354,9 +355,14 @@ fn without_a_head_the_loss_compares_the_encoders_outputs() {
     let [features] = &outputs.layers[..] else {
         panic!("h alone")
     };
-    let expected =
-        crate::loss::nt_xent(&features.detach(), &LOSS, &order, gang.statistics.as_ref())
-            .expect("a loss");
+    let expected = crate::loss::nt_xent(
+        &features.detach(),
+        &LOSS,
+        &order,
+        None,
+        gang.statistics.as_ref(),
+    )
+    .expect("a loss");
     assert!((output.loss - expected.loss).abs() < 1e-12);
     assert!(norm(&numbers(&buckets.gradients()[0])) > 0.0);
 }

@@ -17,7 +17,7 @@ pub mod validate; // draft to valid, every error at once
 pub use augment::{AugmentSpec, ColorSpec};
 pub use data::{DataFormat, DataSpec, Labels};
 pub use draft::JobDraft;
-pub use job::{JobSpec, Source};
+pub use job::{JobSpec, Source, Teacher};
 pub use network::{BasicShortcut, EncoderSpec, HeadSpec, Stem};
 pub use optim::{OptimizerSpec, Rule, Scaling};
 pub use parse::load;

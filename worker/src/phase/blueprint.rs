@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription, export};
 use diptych_common::digest::Digest;
 use diptych_common::ids::PhaseName;
-use diptych_common::spec::{HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source};
+use diptych_common::spec::{
+    DistillSpec, EncoderSpec, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source,
+};
 use tch::Tensor;
 
-use super::PhaseError;
+use super::{PhaseError, import};
 use crate::checkpoint::{Loaded, Storage, load};
 use crate::project::{HeadPart, ModelSpec};
 use crate::trainer::CheckpointRef;
@@ -35,6 +37,8 @@ pub struct Start {
     pub tensors: BTreeMap<String, Tensor>,
     /// Whether the projection head starts from them, too; an import may have none.
     pub head: bool,
+    /// What an import that fits still loses, for people.
+    pub advice: Option<String>,
 }
 
 // === impl Start ===
@@ -62,7 +66,8 @@ pub fn plan(
     let encoder = spec.encoder_of(phase).clone();
     match &phase.kind {
         PhaseKind::Pretrain(pretrain) => {
-            let (mut start, _) = open(&pretrain.from, inputs, storage)?;
+            let used = |_: Option<&HeadSpec>| Some((pretrain.head.clone(), pretrain.head.layers));
+            let (mut start, _) = open(&pretrain.from, &encoder, used, (inputs, storage))?;
             if let Some(start) = &mut start {
                 start.head = export::head_layers(start.tensors.keys()) >= pretrain.head.layers;
             }
@@ -108,20 +113,50 @@ pub fn plan(
     }
 }
 
+/// Plans a student that tells a teacher's classes apart.
+///
+/// # Errors
+/// Fails where what it starts from cannot be loaded or is another network.
+pub fn student(
+    spec: &DistillSpec,
+    inputs: &BTreeMap<PhaseName, CheckpointRef>,
+    storage: &Storage,
+    classes: Vec<String>,
+) -> Result<Blueprint, PhaseError> {
+    let encoder = spec.student.clone();
+    let (start, _) = open(&spec.from, &encoder, |_| None, (inputs, storage))?;
+    Ok(Blueprint {
+        model: ModelSpec {
+            encoder: encoder.clone(),
+            head: None,
+            classes: Some(classes.len() as u32),
+            probe: None,
+        },
+        description: NetworkDescription {
+            encoder,
+            head: None,
+            classifier: Some(Classifier {
+                classes,
+                head_layer: 0,
+            }),
+        },
+        start,
+    })
+}
+
 fn classifier(
     spec: &JobSpec,
-    encoder: diptych_common::spec::EncoderSpec,
+    encoder: EncoderSpec,
     (from, head_layer): (&Source, u32),
     inputs: &BTreeMap<PhaseName, CheckpointRef>,
     storage: &Storage,
     classes: Option<&[String]>,
 ) -> Result<Blueprint, PhaseError> {
     let classes = classes.unwrap_or_default().to_vec();
-    let (start, network) = open(from, inputs, storage)?;
-    let head: Option<HeadSpec> = (head_layer > 0).then(|| {
-        let described = network.and_then(|network| network.head);
-        described.unwrap_or_else(|| spec.head().clone())
-    });
+    let used = |held: Option<&HeadSpec>| Some((held.unwrap_or(spec.head()).clone(), head_layer));
+    let (start, held) = open(from, &encoder, used, (inputs, storage))?;
+    let head: Option<HeadSpec> =
+        (head_layer > 0).then(|| held.unwrap_or_else(|| spec.head().clone()));
     if let Some(start) = &start
         && export::head_layers(start.tensors.keys()) < head_layer
     {
@@ -154,11 +189,13 @@ fn classifier(
     })
 }
 
+/// Weights to start from, if any, and the head that they were trained with. `used` as in [`import::start`].
 fn open(
     from: &Source,
-    inputs: &BTreeMap<PhaseName, CheckpointRef>,
-    storage: &Storage,
-) -> Result<(Option<Start>, Option<NetworkDescription>), PhaseError> {
+    encoder: &EncoderSpec,
+    used: impl FnOnce(Option<&HeadSpec>) -> Option<(HeadSpec, u32)>,
+    (inputs, storage): (&BTreeMap<PhaseName, CheckpointRef>, &Storage),
+) -> Result<(Option<Start>, Option<HeadSpec>), PhaseError> {
     match from {
         Source::Random => Ok((None, None)),
         Source::Phase(name) => {
@@ -171,22 +208,14 @@ fn open(
                     parent: Some(checkpoint.digest),
                     tensors,
                     head: true,
+                    advice: None,
                 }),
-                Some(manifest.network),
+                manifest.network.head,
             ))
         }
         Source::Import(url) => {
-            let (imported, tensors) = load::import(url)?;
-            let network = imported.info.map(|info| info.network);
-            Ok((
-                Some(Start {
-                    object: url.clone(),
-                    parent: None,
-                    tensors,
-                    head: true,
-                }),
-                network,
-            ))
+            let (start, head) = import::start(url, encoder, used)?;
+            Ok((Some(start), head))
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use diptych_common::ids::DataName;
-use diptych_common::spec::{JobSpec, PhaseKind, PhaseSpec};
+use diptych_common::spec::{JobSpec, PhaseKind, PhaseSpec, Teacher};
 
 use super::PhaseError;
 use super::data::{Sets, problems as misfits, rules};
@@ -60,7 +60,11 @@ fn classes(
 ) -> Result<Option<Vec<String>>, PhaseError> {
     let mut last = phase;
     while let PhaseKind::Distill(distill) = &last.kind {
-        match spec.phase_named(&distill.teacher) {
+        // What an import tells apart is known once it is read.
+        let Teacher::Phase(name) = &distill.teacher else {
+            return Ok(None);
+        };
+        match spec.phase_named(name) {
             Some(teacher) => last = teacher,
             None => return Ok(None),
         }

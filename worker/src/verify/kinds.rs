@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use anyhow::bail;
 use diptych_common::network::{encoder_tensors, features, head_tensors, parameters};
 use diptych_common::spec::{
@@ -8,15 +10,15 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::number::{Case, expect};
-use super::{Verdict, norm};
+use super::{Verdict, network, norm};
 use crate::collective::solo;
 use crate::device::shim::{self, StepNumbers, StepTensors};
 use crate::gather::RowOrder;
 use crate::loss::{cross_entropy, distillation, nt_xent};
 use crate::optim::Schedule;
 
-/// Runs one case of a kind.
-pub(super) fn check(kind: &str, case: &Value) -> anyhow::Result<Verdict> {
+/// Runs one case of a kind; files that it names are in `folder`.
+pub(super) fn check(kind: &str, case: &Value, folder: &Path) -> anyhow::Result<Verdict> {
     let case = Case(case);
     match kind {
         "nt_xent" => contrastive(case),
@@ -24,6 +26,7 @@ pub(super) fn check(kind: &str, case: &Value) -> anyhow::Result<Verdict> {
         "schedule" => schedule(case),
         "distill" => distill(case),
         "sync_batch_norm" => norm::check(case),
+        "network" => network::check(case, folder),
         "gaussian_kernel" => kernel(case),
         "center_crop" => crop(case),
         "parameters" => count_parameters(case),

@@ -7,7 +7,8 @@
 mod number; // what counts as equal
 mod kinds; // one function per kind of case
 mod norm; // batch norm over real ranks
-mod network; // a whole network, forward and backward
+mod network; // parameters and selective kernels
+mod whole; // a whole network, forward and backward
 mod ranks; // a gang inside this process
 
 use std::fmt;

@@ -368,9 +368,19 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "multiple",
     ),
     (
-        "phases[3].from=pretrain",
+        "phases[3].from=nothing",
         "phases[3].from",
-        "does not belong",
+        "no earlier phase",
+    ),
+    (
+        "phases[3].from=pretrain",
+        "phases[3].student",
+        "another network",
+    ),
+    (
+        "phases[3].teacher='file:///x/*'",
+        "phases[3].teacher",
+        "*",
     ),
     ("phases[3]=5", "phases[3]", "map of fields"),
 ];

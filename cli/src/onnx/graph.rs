@@ -68,7 +68,7 @@ impl<'a> Graph<'a> {
             dims: vec![length as i64],
             data_type: DataType::Float.into(),
             name: name.to_owned(),
-            raw_data: vec![0; 4 * length as usize].into(),
+            raw_data: vec![0_u8; 4 * length as usize].into(),
         };
         self.constants.insert(name.to_owned(), constant);
         Value(name.to_owned())

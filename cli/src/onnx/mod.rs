@@ -49,7 +49,7 @@ pub(crate) enum OnnxError {
 
 /// The bytes of the file.
 pub(crate) fn encode(info: &ExportInfo, tensors: &Tensors) -> Result<Vec<u8>, OnnxError> {
-    let bytes = tensors.values().map(|tensor| tensor.bytes.len()).sum();
+    let bytes: usize = tensors.values().map(|tensor| tensor.bytes.len()).sum();
     if bytes > MOST_BYTES {
         return Err(OnnxError::Size { bytes });
     }

@@ -117,9 +117,9 @@ fn fields(held: &EncoderSpec, other: &EncoderSpec) -> String {
     let mut words: Vec<String> = differing
         .map(|(field, value)| format!("{field}: {}", word(value)))
         .collect();
-    // What an encoder leaves out of its record is off.
-    let absent = other.keys().filter(|field| !held.contains_key(*field));
-    words.extend(absent.map(|field| format!("{field}: left out")));
+    // A record leaves out flags that are off. (It leaves out the usual pool, too, which a form takes from `other`.)
+    let off = other.keys().filter(|field| !held.contains_key(*field));
+    words.extend(off.map(|field| format!("{field}: false")));
     format!("encoder: {{{}}}", words.join(", "))
 }
 

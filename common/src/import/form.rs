@@ -102,6 +102,6 @@ fn classes(tensors: &Tensors, encoder: &EncoderSpec) -> Option<u32> {
     let [classes, inputs] = *shape(tensors, "fc.weight")? else {
         return None;
     };
-    let whole = inputs == features(encoder) && shape(tensors, "fc.bias") == Some(&[classes]);
+    let whole = inputs == features(encoder) && shape(tensors, "fc.bias") == Some(&[classes][..]);
     u32::try_from(classes).ok().filter(|_| whole)
 }

@@ -26,7 +26,7 @@ use crate::checkpoint::{Storage, load};
 use crate::collective::tcp::{Identity, Listener, Secret};
 use crate::collective::{Gang, solo};
 use crate::device::Compute;
-use crate::project::{Model, ModelSpec, Reader};
+use crate::project::Model;
 use crate::trainer::{Assignment, Begin, Control, Ready, Report};
 
 /// Longest that ranks may take to connect.

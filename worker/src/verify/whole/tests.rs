@@ -81,7 +81,7 @@ fn reference(state: &Tensors, images: &Tensor, training: bool) -> (Tensor, Tenso
             x = (y + beside).relu();
         }
     }
-    let features = x.mean_dim([2, 3].as_slice(), false, Kind::Double);
+    let features = x.mean_dim([2_i64, 3].as_slice(), false, Kind::Double);
     let logits = features.linear(&state["fc.weight"], Some(&state["fc.bias"]));
     (features, logits)
 }

@@ -82,7 +82,9 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
         let mut sets = Sets::new(&assignment.spec, stop);
         let begins = assignment.resume.is_none() && assignment.inputs.is_empty();
         if begins && assignment.rank == Rank::new(0) {
-            refuse::all(preflight::problems(&assignment.spec, &mut sets)?)?;
+            let mut problems = preflight::problems(&assignment.spec, &mut sets)?;
+            problems.extend(preflight::imports(&assignment.spec, phase.index)?);
+            refuse::all(problems)?;
         }
         Data::open(&mut sets, &phase)?
     };

@@ -155,3 +155,32 @@ fn an_import_of_another_network_is_refused_with_every_difference() {
         assert!(problem.contains(word), "{word}: {problem}");
     }
 }
+
+#[test]
+fn an_import_of_a_later_phase_is_looked_at_before_the_first_step() {
+    let mut source = Job::new(
+        "fp32",
+        &format!("  - {{name: pre, kind: pretrain, {COMMON}}}\n"),
+    );
+    let last = source.run(0, 1).commits.pop().unwrap();
+    let url = exported(&source, &last, Keep::Network);
+    let phases = format!(
+        "  - {{name: pre, kind: pretrain, {COMMON}}}\n\
+         \x20 - {{name: student, kind: distill, teacher: \"{url}\", {COMMON}}}\n\
+         \x20 - {{name: tune, kind: finetune, from: \"{url}\", head_layer: 0, {COMMON}}}\n"
+    );
+    let ended = Job::new("fp32", &phases).attempt(
+        0,
+        Attempted {
+            world: 1,
+            ..Attempted::default()
+        },
+    );
+    assert!(
+        matches!(&ended.errors[..], [PhaseError::Refused(why)]
+            if why.starts_with("phase student: ") && why.contains("no classifier")),
+        "{:?}",
+        ended.errors
+    );
+    assert!(ended.losses.is_empty());
+}

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use diptych_common::checkpoint::{ExportInfo, NetworkDescription};
 use diptych_common::import::{self, ImportError, Imported, Scheme};
+use diptych_common::spec::flow;
 use diptych_common::store;
 use diptych_common::units::Bytes;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::failure::{Code, Failure};
 use crate::output::table::properties;
@@ -82,20 +82,4 @@ impl Output for Weights {
             ],
         )
     }
-}
-
-/// As in a spec, on one line.
-fn flow(value: &impl Serialize) -> String {
-    let Ok(Value::Object(fields)) = serde_json::to_value(value) else {
-        return String::new();
-    };
-    let word = |value: &Value| match value {
-        Value::String(word) => word.clone(),
-        other => other.to_string(),
-    };
-    let fields: Vec<String> = fields
-        .iter()
-        .map(|(field, value)| format!("{field}: {}", word(value)))
-        .collect();
-    format!("{{{}}}", fields.join(", "))
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::checkpoint::Tensors;
 use crate::network::{TensorInfo, encoder_tensors, head_tensors};
-use crate::spec::{EncoderSpec, HeadSpec};
+use crate::spec::{EncoderSpec, HeadSpec, flow};
 
 use super::Form;
 
@@ -100,27 +100,19 @@ fn head_layer(name: &str) -> Option<u32> {
     name.strip_prefix("head.")?.split('.').next()?.parse().ok()
 }
 
-/// The fields in which an encoder differs from another, as YAML on one line.
+/// The fields in which an encoder differs from another, as in a spec.
 fn fields(held: &EncoderSpec, other: &EncoderSpec) -> String {
     let map = |spec: &EncoderSpec| match serde_json::to_value(spec) {
         Ok(Value::Object(map)) => map,
         _ => serde_json::Map::new(),
     };
-    let (held, other) = (map(held), map(other));
-    let differing = held
-        .iter()
-        .filter(|(field, value)| other.get(*field) != Some(value));
-    let word = |value: &Value| match value {
-        Value::String(word) => word.clone(),
-        number => number.to_string(),
-    };
-    let mut words: Vec<String> = differing
-        .map(|(field, value)| format!("{field}: {}", word(value)))
-        .collect();
+    let (mut held, other) = (map(held), map(other));
     // A record leaves out flags that are off. (It leaves out the usual pool, too, which a form takes from `other`.)
-    let off = other.keys().filter(|field| !held.contains_key(*field));
-    words.extend(off.map(|field| format!("{field}: false")));
-    format!("encoder: {{{}}}", words.join(", "))
+    for field in other.keys() {
+        held.entry(field.clone()).or_insert(Value::Bool(false));
+    }
+    held.retain(|field, value| other.get(field) != Some(value));
+    format!("encoder: {}", flow(&held))
 }
 
 impl fmt::Display for Misfit {

@@ -87,7 +87,10 @@ pub fn forward_elements(encoder: &EncoderSpec, image_size: u32) -> u64 {
     let layers = Layers::of(encoder);
     let placed = layers.placed(image_size.into());
     let alive = placed.iter().map(|at| {
-        let (read, written) = (at.side.pow(2) * at.conv.input, at.area_out() * at.conv.output);
+        let (read, written) = (
+            at.side.pow(2) * at.conv.input,
+            at.area_out() * at.conv.output,
+        );
         read + 2 * written + at.waiting
     });
     alive.max().unwrap_or(0)

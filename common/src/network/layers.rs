@@ -142,7 +142,12 @@ impl Layers {
         let (mut side, mut channels, mut in_front) = (image_size, 3, 0);
         for ConvNorm { conv, .. } in &self.stem {
             let (in_front, waiting) = (0, 0);
-            all.push(Placed { conv, side, in_front, waiting });
+            all.push(Placed {
+                conv,
+                side,
+                in_front,
+                waiting,
+            });
             (side, channels) = (side.div_ceil(conv.stride), conv.output);
         }
         if self.max_pool.is_some() {
@@ -156,7 +161,12 @@ impl Layers {
             let mut waiting = 0;
             for part in &block.path {
                 let conv = part.first();
-                all.push(Placed { conv, side, in_front: std::mem::take(&mut in_front), waiting });
+                all.push(Placed {
+                    conv,
+                    side,
+                    in_front: std::mem::take(&mut in_front),
+                    waiting,
+                });
                 side = side.div_ceil(conv.stride);
                 channels = conv.output;
                 waiting = side_before.pow(2) * channels_before;
@@ -164,7 +174,12 @@ impl Layers {
                     let streams = side.pow(2) * channels;
                     for conv in [&kernel.squeeze.conv, &kernel.expand] {
                         let (in_front, waiting) = (0, waiting + streams);
-                        all.push(Placed { conv, side: 1, in_front, waiting });
+                        all.push(Placed {
+                            conv,
+                            side: 1,
+                            in_front,
+                            waiting,
+                        });
                     }
                     channels /= 2;
                     in_front = side.pow(2) * channels;
@@ -175,7 +190,12 @@ impl Layers {
                 let side_in = side_before.div_ceil(cut.average_pool.unwrap_or(1));
                 let pooled = cut.average_pool.map_or(0, |_| side_in.pow(2) * conv.input);
                 let waiting = side.pow(2) * channels;
-                all.push(Placed { conv, side: side_in, in_front: pooled, waiting });
+                all.push(Placed {
+                    conv,
+                    side: side_in,
+                    in_front: pooled,
+                    waiting,
+                });
             }
         }
         all
@@ -319,13 +339,7 @@ impl Place {
         }
     }
 
-    fn part(
-        &self,
-        name: &str,
-        norm: &str,
-        channels: (u64, u64),
-        shape: (u64, u64),
-    ) -> ConvNorm {
+    fn part(&self, name: &str, norm: &str, channels: (u64, u64), shape: (u64, u64)) -> ConvNorm {
         ConvNorm {
             conv: self.convolution(name, channels, shape),
             norm: format!("{}.{norm}", self.prefix),

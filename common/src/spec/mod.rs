@@ -25,7 +25,8 @@ pub use optim::{OptimizerSpec, Rule, Scaling};
 pub use parse::load;
 pub use phase::{
     CheckpointSpec, Device, DistillSpec, EvaluateSpec, FinetuneSpec, Gang, HeadLayers, Knn,
-    LabelledStream, Length, LinearEvalSpec, NtXentSpec, PhaseKind, PhaseSpec, Precision, PretrainSpec,
+    LabelledStream, Length, LinearEvalSpec, NtXentSpec, PhaseKind, PhaseSpec, Precision,
+    PretrainSpec,
 };
 pub use schema::schema;
 pub use validate::{FieldError, SpecErrors};

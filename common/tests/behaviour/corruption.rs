@@ -78,7 +78,11 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
     ("head={kind: none, dim: 8}", "head.dim", "without a head"),
     ("head={kind: none}", "phases[2].head_layer", "only 0"),
     ("head={kind: linear}", "phases[2].head_layer", "1 layer"),
-    ("phases[0].probe_layer=4", "phases[0].probe_layer", "3 layers"),
+    (
+        "phases[0].probe_layer=4",
+        "phases[0].probe_layer",
+        "3 layers",
+    ),
     (
         "phases[1].probe_layer=0",
         "phases[1].probe_layer",
@@ -288,7 +292,11 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "not supported",
     ),
     ("phases[1].head_layer=4", "phases[1].head_layer", "3 layers"),
-    ("phases[1].head_layer=every", "phases[1].head_layer", "`all`"),
+    (
+        "phases[1].head_layer=every",
+        "phases[1].head_layer",
+        "`all`",
+    ),
     ("phases[1].head_layer=[]", "phases[1].head_layer", "empty"),
     (
         "phases[1].head_layer=[0, 4]",
@@ -310,8 +318,16 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "phases[1].head_layer",
         "a whole number or a text or a list",
     ),
-    ("phases[2].head_layer=all", "phases[2].head_layer", "one number"),
-    ("phases[2].head_layer=[1]", "phases[2].head_layer", "one number"),
+    (
+        "phases[2].head_layer=all",
+        "phases[2].head_layer",
+        "one number",
+    ),
+    (
+        "phases[2].head_layer=[1]",
+        "phases[2].head_layer",
+        "one number",
+    ),
     (
         "phases[1].data.train=trian",
         "phases[1].data.train",

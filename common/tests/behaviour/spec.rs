@@ -93,14 +93,12 @@ fn every_network_of_the_papers_can_be_named() {
         let set = format!("encoder={{depth: {depth}, width: 3, selective_kernel: true}}");
         let spec = check(&[&set]).unwrap_or_else(|errors| panic!("{errors}"));
         let encoder = spec.encoder();
-        assert_eq!(
-            (encoder.depth, encoder.selective_kernel),
-            (expected, true)
-        );
+        assert_eq!((encoder.depth, encoder.selective_kernel), (expected, true));
         assert_eq!(encoder.max_pool, MaxPool::Torch);
         assert_eq!(encoder.basic_shortcut, BasicShortcut::Projection);
     }
-    let identity = ["encoder={depth: 18, stem: cifar, selective_kernel: true, basic_shortcut: identity}"];
+    let identity =
+        ["encoder={depth: 18, stem: cifar, selective_kernel: true, basic_shortcut: identity}"];
     let spec = check(&identity).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(spec.encoder().basic_shortcut, BasicShortcut::Identity);
 }

@@ -312,7 +312,11 @@ fn selective_kernels_and_other_heads_are_the_same_on_every_machine() {
         };
         let reference = train_model(&network, machine(1, 2), true, 2);
         for left in train_model(&network, machine(3, 1), true, 2) {
-            exact(&format!("{depth} with {layers:?} layers"), &left, &reference[0]);
+            exact(
+                &format!("{depth} with {layers:?} layers"),
+                &left,
+                &reference[0],
+            );
         }
     }
 }
@@ -346,13 +350,9 @@ fn without_a_head_the_loss_compares_the_encoders_outputs() {
     let [features] = &outputs.layers[..] else {
         panic!("h alone")
     };
-    let expected = crate::loss::nt_xent(
-        &features.detach(),
-        &LOSS,
-        &order,
-        gang.statistics.as_ref(),
-    )
-    .expect("a loss");
+    let expected =
+        crate::loss::nt_xent(&features.detach(), &LOSS, &order, gang.statistics.as_ref())
+            .expect("a loss");
     assert!((output.loss - expected.loss).abs() < 1e-12);
     assert!(norm(&numbers(&buckets.gradients()[0])) > 0.0);
 }

@@ -3,9 +3,7 @@ use std::sync::Arc;
 use diptych_common::network::{
     self, ConvNorm, Convolution, encoder_tensors, features, head_tensors, parameters,
 };
-use diptych_common::spec::{
-    BasicShortcut, Depth, EncoderSpec, HeadSpec, MaxPool, Precision, Stem,
-};
+use diptych_common::spec::{BasicShortcut, Depth, EncoderSpec, HeadSpec, MaxPool, Precision, Stem};
 use tch::{Tensor, no_grad};
 
 use super::Verdict;
@@ -90,11 +88,7 @@ pub(super) fn selective(case: Case<'_>) -> anyhow::Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-fn part(
-    name: &str,
-    (input, output): (u64, u64),
-    (kernel, stride): (u64, u64),
-) -> ConvNorm {
+fn part(name: &str, (input, output): (u64, u64), (kernel, stride): (u64, u64)) -> ConvNorm {
     ConvNorm {
         conv: Convolution {
             name: name.to_owned(),

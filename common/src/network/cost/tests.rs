@@ -33,8 +33,9 @@ fn encoder(depth: Depth, selective_kernel: bool) -> EncoderSpec {
 
 #[test]
 fn parameters_agree_with_the_published_counts() {
-    let golden: Golden = serde_json::from_str(include_str!("../../../tests/golden/parameters.json"))
-        .expect("golden file");
+    let golden: Golden =
+        serde_json::from_str(include_str!("../../../tests/golden/parameters.json"))
+            .expect("golden file");
     assert_eq!(golden.cases.len(), 18);
     for case in golden.cases {
         let encoder = EncoderSpec {
@@ -216,7 +217,8 @@ fn a_selective_block_costs_what_its_parts_do() {
     let first = |selective| {
         let layers = Layers::of(&encoder(Depth::D50, selective));
         let placed = layers.placed(224);
-        let own = |name: &str| name.starts_with("layer1.0.conv2") || name.starts_with("layer1.0.sk");
+        let own =
+            |name: &str| name.starts_with("layer1.0.conv2") || name.starts_with("layer1.0.sk");
         placed
             .iter()
             .filter(|at| own(&at.conv.name))

@@ -40,7 +40,9 @@ phases:
 
 /// Runs a program to its end and prints what it printed.
 fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("run {command:?}"))?;
     let told = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {told}");
@@ -53,15 +55,19 @@ fn python(script: &str) -> Result<Command> {
     let python = std::env::var("PARITY_PYTHON")
         .context("PARITY_PYTHON names an interpreter with torchvision: run `make parity`")?;
     let mut command = Command::new(python);
-    command
-        .arg("-B")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("parity").join(script));
+    command.arg("-B").arg(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("parity")
+            .join(script),
+    );
     Ok(command)
 }
 
 /// `diptych-worker verify`: every case of the folder passes, and none is skipped.
 fn verify(folder: &Path, cases: usize) -> Result<()> {
-    let told = run(Command::new(binary("diptych-worker")?).arg("verify").arg(folder))?;
+    let told = run(Command::new(binary("diptych-worker")?)
+        .arg("verify")
+        .arg(folder))?;
     let closing = format!("{cases} passed, 0 failed\n");
     ensure!(told.ends_with(&closing), "expected {closing:?}");
     Ok(())

@@ -52,11 +52,7 @@ pub(super) fn graph(
     Ok(graph.finish("diptych", (&images, &[3, side, side]), &outputs))
 }
 
-fn encoder(
-    graph: &mut Graph<'_>,
-    spec: &EncoderSpec,
-    images: &Value,
-) -> Result<Value, OnnxError> {
+fn encoder(graph: &mut Graph<'_>, spec: &EncoderSpec, images: &Value) -> Result<Value, OnnxError> {
     let layers = Layers::of(spec);
     let mut x = images.clone();
     for part in &layers.stem {
@@ -119,9 +115,24 @@ fn selective(graph: &mut Graph<'_>, kernel: &Selective, x: &Value) -> Result<Val
     // 0 keeps the batch.
     let apart = graph.sizes(&format!("{name}.apart"), &[0, 2, half as i64, 1]);
     let together = graph.sizes(&format!("{name}.together"), &[0, 2 * half as i64, 1, 1]);
-    let pairs = graph.node("Reshape", &format!("{name}.pairs"), &[&expanded, &apart], &[]);
-    let shares = graph.node("Softmax", &format!("{name}.shares"), &[&pairs], &[("axis", Int(1))]);
-    let shares = graph.node("Reshape", &format!("{name}.flat"), &[&shares, &together], &[]);
+    let pairs = graph.node(
+        "Reshape",
+        &format!("{name}.pairs"),
+        &[&expanded, &apart],
+        &[],
+    );
+    let shares = graph.node(
+        "Softmax",
+        &format!("{name}.shares"),
+        &[&pairs],
+        &[("axis", Int(1))],
+    );
+    let shares = graph.node(
+        "Reshape",
+        &format!("{name}.flat"),
+        &[&shares, &together],
+        &[],
+    );
     let [first, second] = graph.halves(&format!("{name}.weights"), &shares, half);
     let one = graph.node("Mul", &format!("{name}.one"), &[&one, &first], &[]);
     let other = graph.node("Mul", &format!("{name}.other"), &[&other, &second], &[]);

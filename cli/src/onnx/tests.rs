@@ -78,8 +78,13 @@ fn outputs(graph: &GraphProto) -> Vec<(&str, Vec<String>)> {
         None => "?".to_owned(),
     };
     let described = graph.output.iter().map(|output| {
-        let tensor = output.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
-        let shape = tensor.and_then(|tensor| tensor.shape.as_ref()).expect("a shape");
+        let tensor = output
+            .r#type
+            .as_ref()
+            .and_then(|kind| kind.tensor_type.as_ref());
+        let shape = tensor
+            .and_then(|tensor| tensor.shape.as_ref())
+            .expect("a shape");
         let sizes = shape.dim.iter().map(|dim| words(&dim.value)).collect();
         (output.name.as_str(), sizes)
     });
@@ -99,7 +104,11 @@ fn closed(graph: &GraphProto, tensors: &Tensors) {
     let mut read = BTreeSet::new();
     for node in &graph.node {
         for input in &node.input {
-            assert!(known.contains(input.as_str()), "{} reads {input} too early", node.name);
+            assert!(
+                known.contains(input.as_str()),
+                "{} reads {input} too early",
+                node.name
+            );
             read.insert(input.as_str());
         }
         for output in &node.output {
@@ -107,14 +116,22 @@ fn closed(graph: &GraphProto, tensors: &Tensors) {
         }
     }
     for output in &graph.output {
-        assert!(known.contains(output.name.as_str()), "{} is not made", output.name);
+        assert!(
+            known.contains(output.name.as_str()),
+            "{} is not made",
+            output.name
+        );
         read.insert(&output.name);
     }
     assert_eq!(known, read, "something is made and not read");
     for (name, tensor) in tensors {
         let constant = constants[name.as_str()];
         let dims: Vec<u64> = constant.dims.iter().map(|dim| *dim as u64).collect();
-        assert_eq!((&dims, &constant.raw_data), (&tensor.shape, &tensor.bytes), "{name}");
+        assert_eq!(
+            (&dims, &constant.raw_data),
+            (&tensor.shape, &tensor.bytes),
+            "{name}"
+        );
     }
 }
 
@@ -132,7 +149,10 @@ fn every_tensor_of_a_network_has_its_place() {
                     // With three layers the classifier reads five numbers: this network has none.
                     let classes = if layers < 3 { &["cat", "dog"][..] } else { &[] };
                     let (info, tensors) = network(encoder.clone(), layers, classes);
-                    closed(model(&info, &tensors).graph.as_ref().expect("a graph"), &tensors);
+                    closed(
+                        model(&info, &tensors).graph.as_ref().expect("a graph"),
+                        &tensors,
+                    );
                 }
             }
         }
@@ -152,19 +172,33 @@ fn outputs_and_metadata_say_what_they_are() {
     assert_eq!(said["class_names"], r#"["cat","dog"]"#);
     let preprocessing: Preprocessing = serde_json::from_str(said["preprocessing"]).unwrap();
     assert_eq!(preprocessing, info.preprocessing);
-    assert_eq!(serde_json::from_str::<ExportInfo>(said["diptych"]).unwrap(), info);
+    assert_eq!(
+        serde_json::from_str::<ExportInfo>(said["diptych"]).unwrap(),
+        info
+    );
     let graph = made.graph.expect("a graph");
-    let words = |sizes: &[&str]| sizes.iter().map(|size| (*size).to_owned()).collect::<Vec<_>>();
+    let words = |sizes: &[&str]| {
+        sizes
+            .iter()
+            .map(|size| (*size).to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(
         outputs(&graph),
-        [("features", words(&["batch", "32"])), ("logits", words(&["batch", "2"]))]
+        [
+            ("features", words(&["batch", "32"])),
+            ("logits", words(&["batch", "2"]))
+        ]
     );
 
     let (info, tensors) = network(encoder(Depth::D18), 3, &[]);
     let graph = model(&info, &tensors).graph.expect("a graph");
     assert_eq!(
         outputs(&graph),
-        [("features", words(&["batch", "32"])), ("projection", words(&["batch", "5"]))]
+        [
+            ("features", words(&["batch", "32"])),
+            ("projection", words(&["batch", "5"]))
+        ]
     );
 }
 
@@ -180,10 +214,15 @@ fn pools_are_those_of_the_network() {
         let pools = operators(&graph, "MaxPool");
         assert_eq!(pools.len(), 1);
         let attributes = pools[0].attribute.iter();
-        attributes.map(|attribute| attribute.name.clone()).collect::<Vec<_>>()
+        attributes
+            .map(|attribute| attribute.name.clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(said(MaxPool::Torch), ["kernel_shape", "strides", "pads"]);
-    assert_eq!(said(MaxPool::Tensorflow), ["kernel_shape", "strides", "auto_pad"]);
+    assert_eq!(
+        said(MaxPool::Tensorflow),
+        ["kernel_shape", "strides", "auto_pad"]
+    );
 }
 
 #[test]
@@ -192,12 +231,23 @@ fn doubles_are_rounded_and_what_is_missing_is_named() {
     let scale = TensorBytes {
         dtype: Dtype::F64,
         shape: vec![4],
-        bytes: [0.5_f64, 1.0, -2.0, 0.1].iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>().into(),
+        bytes: [0.5_f64, 1.0, -2.0, 0.1]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect::<Vec<_>>()
+            .into(),
     };
     tensors.insert("bn1.weight".to_owned(), scale);
     let graph = model(&info, &tensors).graph.expect("a graph");
-    let constant = graph.initializer.iter().find(|constant| constant.name == "bn1.weight").unwrap();
-    let rounded: Vec<u8> = [0.5_f32, 1.0, -2.0, 0.1].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let constant = graph
+        .initializer
+        .iter()
+        .find(|constant| constant.name == "bn1.weight")
+        .unwrap();
+    let rounded: Vec<u8> = [0.5_f32, 1.0, -2.0, 0.1]
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
     assert_eq!(constant.raw_data, rounded);
 
     tensors.remove("layer3.0.bn1.running_var");

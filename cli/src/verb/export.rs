@@ -48,9 +48,8 @@ pub(super) async fn export<W: Write>(
     let tensors = reader
         .load(|tensor| export::wanted(manifest, tensor, keep))
         .await?;
-    let unfit = |error: String| {
-        Failure::new(Code::Failed, format!("{}: {error}", checkpoint.manifest))
-    };
+    let unfit =
+        |error: String| Failure::new(Code::Failed, format!("{}: {error}", checkpoint.manifest));
     let file = match args.format {
         FileFormat::Safetensors => export::write(manifest, reference.digest, &tensors)
             .map_err(|error| unfit(error.to_string()))?,

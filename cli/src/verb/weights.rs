@@ -65,9 +65,10 @@ impl Output for Weights {
             0 => classifier.classes.len().to_string(),
             layer => format!("{}, on layer {layer} of the head", classifier.classes.len()),
         });
-        let trained = self.export.as_ref().map(|info| {
-            format!("job {}, phase {}, step {}", info.job, info.phase, info.step)
-        });
+        let trained = self
+            .export
+            .as_ref()
+            .map(|info| format!("job {}, phase {}, step {}", info.job, info.phase, info.step));
         properties(
             out,
             &[

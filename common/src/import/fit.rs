@@ -49,7 +49,9 @@ pub fn check(
         return Ok(());
     };
     let held = Form::of(tensors, encoder).encoder;
-    misfit.instead = held.filter(|held| held != encoder).map(|held| fields(&held, encoder));
+    misfit.instead = held
+        .filter(|held| held != encoder)
+        .map(|held| fields(&held, encoder));
     Err(Box::new(misfit))
 }
 
@@ -61,7 +63,8 @@ pub(super) fn differences(
 ) -> Option<Misfit> {
     let mut network = encoder_tensors(encoder);
     if let Some((spec, layers)) = head {
-        let used = |tensor: &TensorInfo| head_layer(&tensor.name).is_some_and(|layer| layer < layers);
+        let used =
+            |tensor: &TensorInfo| head_layer(&tensor.name).is_some_and(|layer| layer < layers);
         network.extend(head_tensors(encoder, spec).into_iter().filter(used));
     }
     let network: BTreeMap<String, Vec<u64>> = network
@@ -70,7 +73,9 @@ pub(super) fn differences(
         .collect();
     let counts = |name: &str| match name.split('.').next() {
         Some("fc" | "fc_at" | "probe") => false,
-        Some("head") => head.is_some_and(|(_, layers)| head_layer(name).is_some_and(|layer| layer < layers)),
+        Some("head") => {
+            head.is_some_and(|(_, layers)| head_layer(name).is_some_and(|layer| layer < layers))
+        }
         _ => true,
     };
     let missing = network.keys().filter(|name| !tensors.contains_key(*name));

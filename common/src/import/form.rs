@@ -23,7 +23,9 @@ impl Form {
         let encoder = encoder(tensors, like);
         Self {
             head: encoder.as_ref().and_then(|encoder| head(tensors, encoder)),
-            classes: encoder.as_ref().and_then(|encoder| classes(tensors, encoder)),
+            classes: encoder
+                .as_ref()
+                .and_then(|encoder| classes(tensors, encoder)),
             encoder,
         }
     }

@@ -78,7 +78,9 @@ pub enum ImportError {
         dtype: String,
     },
     /// Views of one storage that stand for far more numbers than the file holds.
-    #[error("its tensors would take {claimed} bytes, the file has {size}: it is damaged or made to fill memory")]
+    #[error(
+        "its tensors would take {claimed} bytes, the file has {size}: it is damaged or made to fill memory"
+    )]
     Inflated {
         /// Bytes of all tensors.
         claimed: u64,
@@ -183,4 +185,3 @@ fn some(names: &[String]) -> String {
         more => format!("it holds {shown} and {more} more"),
     }
 }
-

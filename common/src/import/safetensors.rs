@@ -9,7 +9,9 @@ use crate::checkpoint::{Dtype, ExportInfo, TensorBytes, Tensors};
 
 /// Whether a file begins as safetensors does: the length of a JSON map, then the map.
 pub(super) fn starts(file: &[u8]) -> bool {
-    let length = file.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
+    let length = file
+        .first_chunk::<8>()
+        .map(|bytes| u64::from_le_bytes(*bytes));
     length.is_some_and(|length| length < file.len() as u64) && file.get(8) == Some(&b'{')
 }
 

@@ -240,4 +240,3 @@ impl fmt::Display for Scheme {
         })
     }
 }
-

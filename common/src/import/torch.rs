@@ -20,7 +20,10 @@ pub(super) fn read(path: &Path) -> Result<Tensors, ImportError> {
     }
     let reader = PytorchReader::new(path).map_err(format)?;
     let size = std::fs::metadata(path)?.len();
-    let sizes = reader.tensors().values().map(|tensor| tensor.byte_len() as u64);
+    let sizes = reader
+        .tensors()
+        .values()
+        .map(|tensor| tensor.byte_len() as u64);
     let claimed = sizes.fold(0, u64::saturating_add);
     if claimed > size.saturating_mul(SHARED) {
         return Err(ImportError::Inflated { claimed, size });
@@ -59,9 +62,7 @@ fn format(error: PytorchError) -> ImportError {
 /// The first object that is neither a tensor nor plain data.
 fn foreign(value: &PickleValue) -> Option<String> {
     match value {
-        PickleValue::Unsupported(global) => {
-            (global != "torch.Tensor").then(|| global.clone())
-        }
+        PickleValue::Unsupported(global) => (global != "torch.Tensor").then(|| global.clone()),
         PickleValue::List(values) => values.iter().find_map(foreign),
         PickleValue::Dict(values) => values.values().find_map(foreign),
         _ => None,

@@ -393,11 +393,7 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "phases[3].student",
         "another network",
     ),
-    (
-        "phases[3].teacher='file:///x/*'",
-        "phases[3].teacher",
-        "*",
-    ),
+    ("phases[3].teacher='file:///x/*'", "phases[3].teacher", "*"),
     ("phases[3]=5", "phases[3]", "map of fields"),
 ];
 

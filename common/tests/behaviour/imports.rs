@@ -34,7 +34,10 @@ fn head() -> HeadSpec {
 }
 
 /// A network's tensors by our names; every number differs.
-fn network(encoder: &EncoderSpec, head: Option<&HeadSpec>) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
+fn network(
+    encoder: &EncoderSpec,
+    head: Option<&HeadSpec>,
+) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
     let mut infos = encoder_tensors(encoder);
     infos.extend(head.iter().flat_map(|head| head_tensors(encoder, head)));
     infos.extend(classifier_tensors(features(encoder), CLASSES));
@@ -56,7 +59,10 @@ fn network(encoder: &EncoderSpec, head: Option<&HeadSpec>) -> BTreeMap<String, (
 }
 
 fn little(numbers: &[f32]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    numbers
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect()
 }
 
 /// The tensors of a network in one storage, convolutions as the transposed views that the conversions from TensorFlow
@@ -195,7 +201,10 @@ fn simclr_v2_file(spec: &EncoderSpec, head: &HeadSpec) -> Vec<u8> {
 
 /// A second storage holds one count of batches.
 fn save(root: &Item, storage: &[f32]) -> Vec<u8> {
-    pth::file(root, &[Storage::Float(storage.to_vec()), Storage::Long(vec![7])])
+    pth::file(
+        root,
+        &[Storage::Float(storage.to_vec()), Storage::Long(vec![7])],
+    )
 }
 
 fn read(file: Vec<u8>) -> Result<Imported, ImportError> {
@@ -205,7 +214,10 @@ fn read(file: Vec<u8>) -> Result<Imported, ImportError> {
 #[track_caller]
 fn same(found: &Tensors, expected: &BTreeMap<String, (Vec<u64>, Vec<f32>)>) {
     let names = |tensors: Vec<&String>| tensors.into_iter().cloned().collect::<Vec<_>>();
-    assert_eq!(names(found.keys().collect()), names(expected.keys().collect()));
+    assert_eq!(
+        names(found.keys().collect()),
+        names(expected.keys().collect())
+    );
     for (name, (shape, numbers)) in expected {
         let expected = TensorBytes {
             dtype: Dtype::F32,
@@ -221,7 +233,11 @@ fn torchvisions_and_v1s_files_are_read_as_they_are() {
     for (spec, wrapped, scheme) in [
         (encoder(Depth::D18, 0.0625), None, Scheme::Torchvision),
         (encoder(Depth::D50, 0.0625), None, Scheme::Torchvision),
-        (encoder(Depth::D50, 0.125), Some("state_dict"), Scheme::SimclrV1),
+        (
+            encoder(Depth::D50, 0.125),
+            Some("state_dict"),
+            Scheme::SimclrV1,
+        ),
     ] {
         let tensors = network(&spec, None);
         let (entries, storage) = views(&tensors, |name| Some(name.to_owned()));
@@ -238,8 +254,17 @@ fn torchvisions_and_v1s_files_are_read_as_they_are() {
             Scheme::SimclrV1 => MaxPool::Tensorflow,
             _ => MaxPool::Torch,
         };
-        assert_eq!(network.encoder, EncoderSpec { max_pool, ..spec.clone() });
-        assert_eq!(network.classifier.map(|fc| fc.classes.len() as u64), Some(CLASSES));
+        assert_eq!(
+            network.encoder,
+            EncoderSpec {
+                max_pool,
+                ..spec.clone()
+            }
+        );
+        assert_eq!(
+            network.classifier.map(|fc| fc.classes.len() as u64),
+            Some(CLASSES)
+        );
         assert_eq!(network.head, None);
         assert_eq!(fit::check(&imported.tensors, &spec, None), Ok(()));
     }
@@ -259,9 +284,18 @@ fn v2s_files_are_read_with_their_heads() {
         same(&imported.tensors, &network(&spec, Some(&head)));
         let network = imported.network().expect("is recognised");
         let max_pool = MaxPool::Tensorflow;
-        assert_eq!(network.encoder, EncoderSpec { max_pool, ..spec.clone() });
+        assert_eq!(
+            network.encoder,
+            EncoderSpec {
+                max_pool,
+                ..spec.clone()
+            }
+        );
         assert_eq!(network.head.as_ref(), Some(&head));
-        assert_eq!(fit::check(&imported.tensors, &spec, Some((&head, 3))), Ok(()));
+        assert_eq!(
+            fit::check(&imported.tensors, &spec, Some((&head, 3))),
+            Ok(())
+        );
     }
 }
 
@@ -270,7 +304,9 @@ fn v2s_files_are_read_with_their_heads() {
 fn v2s_names_are_the_published_ones() {
     let names = |spec: &EncoderSpec| -> Vec<String> {
         let all = network(spec, Some(&head()));
-        all.keys().map(|name| simclr_v2(name, spec.selective_kernel)).collect()
+        all.keys()
+            .map(|name| simclr_v2(name, spec.selective_kernel))
+            .collect()
     };
     let plain = names(&encoder(Depth::D50, 0.0625));
     for name in [
@@ -302,7 +338,11 @@ fn a_shift_that_is_not_zero_is_not_dropped() {
     tensors.insert("head.2.bn.bias".to_owned(), shift);
     let misfit = fit::check(&tensors, &spec, Some((&head(), 3))).expect_err("differs");
     assert_eq!(misfit.extra, ["head.2.bn.bias"]);
-    assert_eq!(fit::check(&tensors, &spec, None), Ok(()), "the head counts only where it is used");
+    assert_eq!(
+        fit::check(&tensors, &spec, None),
+        Ok(()),
+        "the head counts only where it is used"
+    );
 }
 
 #[test]
@@ -320,17 +360,35 @@ fn every_difference_is_listed_with_the_fields_that_would_fit() {
         misfit.instead.as_deref(),
         Some("encoder: {basic_shortcut: identity, depth: 34, width: 0.125}")
     );
-    assert!(misfit.missing.contains(&"layer1.0.downsample.0.weight".to_owned()));
-    assert!(misfit.extra.contains(&"layer3.5.bn2.running_var".to_owned()));
-    let stem = misfit.shapes.iter().find(|shapes| shapes.name == "conv1.weight").expect("listed");
-    assert_eq!((&stem.found[..], &stem.expected[..]), (&[8, 3, 7, 7][..], &[4, 3, 7, 7][..]));
+    assert!(
+        misfit
+            .missing
+            .contains(&"layer1.0.downsample.0.weight".to_owned())
+    );
+    assert!(
+        misfit
+            .extra
+            .contains(&"layer3.5.bn2.running_var".to_owned())
+    );
+    let stem = misfit
+        .shapes
+        .iter()
+        .find(|shapes| shapes.name == "conv1.weight")
+        .expect("listed");
+    assert_eq!(
+        (&stem.found[..], &stem.expected[..]),
+        (&[8, 3, 7, 7][..], &[4, 3, 7, 7][..])
+    );
     let told = misfit.to_string();
     let all = misfit.missing.iter().chain(&misfit.extra);
     for name in all.chain(misfit.shapes.iter().map(|shapes| &shapes.name)) {
         assert!(told.contains(name), "{name} is not in {told}");
     }
     // The stem alone makes another network, too.
-    let cifar = EncoderSpec { stem: Stem::Cifar, ..held };
+    let cifar = EncoderSpec {
+        stem: Stem::Cifar,
+        ..held
+    };
     let misfit = fit::check(&imported.tensors, &cifar, None).expect_err("differs");
     assert_eq!(misfit.shapes.len(), 1);
     assert_eq!(misfit.instead.as_deref(), Some("encoder: {stem: imagenet}"));
@@ -370,9 +428,15 @@ fn other_files_are_refused_in_words() {
         shape: vec![1],
         stride: vec![1],
     };
-    let root = Item::Dict(vec![("blocks.0.attn.qkv.weight".to_owned(), Item::View(tensor))]);
+    let root = Item::Dict(vec![(
+        "blocks.0.attn.qkv.weight".to_owned(),
+        Item::View(tensor),
+    )]);
     let error = read(save(&root, &[1.0])).expect_err("no ResNet");
-    assert!(error.to_string().contains("blocks.0.attn.qkv.weight"), "{error}");
+    assert!(
+        error.to_string().contains("blocks.0.attn.qkv.weight"),
+        "{error}"
+    );
     for bytes in [&b""[..], b"\x89PNG\r\n", b"PK\x03\x04 and no more"] {
         let error = read(bytes.to_vec()).expect_err("no weights");
         assert!(matches!(error, ImportError::Format { .. }), "{error:?}");

@@ -48,7 +48,10 @@ pub fn teacher(
     let imported = load::import(url)?;
     let (spec, mut classes) = teaching(url, &imported)?;
     if imported.info.is_none() {
-        let named = data.into_iter().flatten().map(|data| data.index().classes());
+        let named = data
+            .into_iter()
+            .flatten()
+            .map(|data| data.index().classes());
         if let Some(names) = named.into_iter().find(|names| names.len() == classes.len()) {
             classes = names.to_vec();
         }
@@ -66,9 +69,8 @@ pub fn teacher(
 /// As [`start`] and [`teacher`].
 pub fn check(spec: &JobSpec, phase: &PhaseSpec) -> Result<(), PhaseError> {
     let encoder = spec.encoder_of(phase);
-    let held_or = |layers: u32| {
-        move |held: Option<&HeadSpec>| Some((held.or(spec.head())?.clone(), layers))
-    };
+    let held_or =
+        |layers: u32| move |held: Option<&HeadSpec>| Some((held.or(spec.head())?.clone(), layers));
     match &phase.kind {
         PhaseKind::Pretrain(pretrain) => check_start(&pretrain.from, encoder, |_| {
             let head = pretrain.head.clone()?;

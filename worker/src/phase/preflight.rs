@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use diptych_common::ids::{DataName, PhaseIndex};
 use diptych_common::spec::{JobSpec, PhaseKind, PhaseSpec, Teacher};
 
-use super::{PhaseError, import};
 use super::data::{Sets, problems as misfits, rules};
+use super::{PhaseError, import};
 
 /// Every problem of the job's data sets, label rules and classes, in the order of the spec.
 ///

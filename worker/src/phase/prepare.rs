@@ -104,7 +104,8 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
     let mut teacher = None;
     let blueprint = match &phase.kind {
         PhaseKind::Distill(distill) => {
-            let (plan, model) = student_and_teacher(&assignment, distill, (&storage, &data), compute)?;
+            let (plan, model) =
+                student_and_teacher(&assignment, distill, (&storage, &data), compute)?;
             teacher = Some(model);
             plan
         }

@@ -83,7 +83,9 @@ fn foreign(job: &Job, export: &str, prefix: &str) -> String {
         .iter()
         .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
         .collect();
-    let path = job.path().join(format!("foreign{}.safetensors", prefix.len()));
+    let path = job
+        .path()
+        .join(format!("foreign{}.safetensors", prefix.len()));
     Tensor::write_safetensors(&named, &path).unwrap();
     format!("file://{}", path.display())
 }
@@ -120,7 +122,9 @@ fn any_phase_starts_and_learns_from_another_program_s_weights() {
         assert!(ended.results.contains_key("eval_top1"));
         assert!(ended.notices.iter().all(|(kind, _)| *kind != "fresh_head"));
     }
-    let refused = alone(&format!("name: student, kind: distill, teacher: \"{start}\""));
+    let refused = alone(&format!(
+        "name: student, kind: distill, teacher: \"{start}\""
+    ));
     assert!(
         matches!(&refused.errors[..], [PhaseError::Refused(why)] if why.contains("no classifier")),
         "{:?}",
@@ -141,17 +145,34 @@ fn an_import_of_another_network_is_refused_with_every_difference() {
          student: {{depth: 34, width: 0.0625, stem: cifar}}"
     ));
     // The teacher comes first.
-    assert!(matches!(&refused.errors[..], [PhaseError::Refused(_)]), "{:?}", refused.errors);
+    assert!(
+        matches!(&refused.errors[..], [PhaseError::Refused(_)]),
+        "{:?}",
+        refused.errors
+    );
 
-    let mut other = Job::with_network("fp32", "encoder: {depth: 34, width: 0.0625, stem: cifar}\n", &format!(
-        "  - {{name: tune, kind: finetune, from: \"{url}\", {COMMON}}}\n"
-    ));
-    let refused = other.attempt(0, Attempted { world: 1, ..Attempted::default() });
+    let mut other = Job::with_network(
+        "fp32",
+        "encoder: {depth: 34, width: 0.0625, stem: cifar}\n",
+        &format!("  - {{name: tune, kind: finetune, from: \"{url}\", {COMMON}}}\n"),
+    );
+    let refused = other.attempt(
+        0,
+        Attempted {
+            world: 1,
+            ..Attempted::default()
+        },
+    );
     let [PhaseError::BadCheckpoint { object, problem }] = &refused.errors[..] else {
         panic!("{:?}", refused.errors)
     };
     assert_eq!(object, &url);
-    for word in ["encoder: {depth: 18}", "missing:", "layer3.5.bn2.running_var", "layer1.2.conv1.weight"] {
+    for word in [
+        "encoder: {depth: 18}",
+        "missing:",
+        "layer3.5.bn2.running_var",
+        "layer1.2.conv1.weight",
+    ] {
         assert!(problem.contains(word), "{word}: {problem}");
     }
 }

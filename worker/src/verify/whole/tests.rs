@@ -70,8 +70,15 @@ fn reference(state: &Tensors, images: &Tensor, training: bool) -> (Tensor, Tenso
         for block in 0..2 {
             let stride = if stage > 1 && block == 0 { 2 } else { 1 };
             let prefix = format!("layer{stage}.{block}");
-            let y = norm(&conv(&x, &format!("{prefix}.conv1"), stride), &format!("{prefix}.bn1")).relu();
-            let y = norm(&conv(&y, &format!("{prefix}.conv2"), 1), &format!("{prefix}.bn2"));
+            let y = norm(
+                &conv(&x, &format!("{prefix}.conv1"), stride),
+                &format!("{prefix}.bn1"),
+            )
+            .relu();
+            let y = norm(
+                &conv(&y, &format!("{prefix}.conv2"), 1),
+                &format!("{prefix}.bn2"),
+            );
             let beside = if stride == 2 {
                 let projected = conv(&x, &format!("{prefix}.downsample.0"), 2);
                 norm(&projected, &format!("{prefix}.downsample.1"))
@@ -108,7 +115,11 @@ fn write(folder: &Path, spoil: f64) {
     file.insert("training.logits".to_owned(), logits.detach());
     for (name, tensor) in state.iter().filter(|(name, _)| !name.contains("running")) {
         let gradient = tensor.grad();
-        let gradient = if name == "layer3.0.conv1.weight" { gradient + spoil } else { gradient };
+        let gradient = if name == "layer3.0.conv1.weight" {
+            gradient + spoil
+        } else {
+            gradient
+        };
         file.insert(format!("gradient.{name}"), gradient);
     }
     file.insert("images".to_owned(), images);
@@ -138,5 +149,8 @@ fn a_network_agrees_with_plain_layers_forward_and_backward() {
 fn a_gradient_that_differs_fails_and_is_named() {
     let (summary, report) = verified(1e-6);
     assert_eq!((summary.passed, summary.failed), (0, 1), "{report}");
-    assert!(report.contains("gradient.layer3.0.conv1.weight differs"), "{report}");
+    assert!(
+        report.contains("gradient.layer3.0.conv1.weight differs"),
+        "{report}"
+    );
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes golden cases whose answers PyTorch and lightly compute, for `diptych-worker verify DIR`.
 
-nt_xent.json: lightly's NTXentLoss on fresh random rows, its gradient by autograd.
+nt_xent.json: lightly's NTXentLoss on fresh random rows, its gradient by autograd. (Accuracy and entropy are the official
+SimCLR code's: that of a against b.)
 lars.json: steps of LARS (You et al. 2017, as the SimCLR code has it) written in plain PyTorch over tensors of many shapes.
 usage: write_golden.py DIR [--seed N]
 """
@@ -25,7 +26,8 @@ def nt_xent(generator):
             unit = torch.nn.functional.normalize
             logits = unit(a, dim=1) @ unit(b, dim=1).T / temperature
             right = (logits.argmax(1) == torch.arange(pairs)).double().mean()
-            entropy = torch.distributions.Categorical(logits=logits).entropy().mean()
+            shares = logits.softmax(1)
+            entropy = -(shares * (shares + 1e-8).log()).sum(1).mean()
         cases.append(
             {
                 "temperature": temperature,

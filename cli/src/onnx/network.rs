@@ -56,7 +56,8 @@ fn encoder(graph: &mut Graph<'_>, spec: &EncoderSpec, images: &Value) -> Result<
     let layers = Layers::of(spec);
     let mut x = images.clone();
     for part in &layers.stem {
-        x = relu(graph, &part.norm, &conv_norm(graph, part, &x)?);
+        let normed = conv_norm(graph, part, &x)?;
+        x = relu(graph, &part.norm, &normed);
     }
     if let Some(pool) = layers.max_pool {
         let padding = match pool {

@@ -113,7 +113,7 @@ fn views(
 
 /// The names of the conversions of SimCLR v2, stated once more and the other way round.
 fn simclr_v2(ours: &str, selective: bool) -> String {
-    let (path, field) = ours.rsplit_once('.').unwrap();
+    let (path, field) = ours.rsplit_once('.').expect("a field");
     let parts: Vec<&str> = path.split('.').collect();
     let path = match (parts[0].strip_prefix("layer"), selective) {
         (None, false) => match path {
@@ -159,7 +159,7 @@ fn simclr_v2(ours: &str, selective: bool) -> String {
 fn simclr_v2_head(ours: &str) -> Option<String> {
     let rest = ours.strip_prefix("head.")?;
     let (layer, field) = rest.split_once('.')?;
-    let place = 3 * layer.parse::<u32>().unwrap();
+    let place = 3 * layer.parse::<u32>().expect("a number");
     Some(match field.strip_prefix("bn.") {
         Some(field) => format!("layers.{}.{field}", place + 1),
         None => format!("layers.{place}.{field}"),

@@ -6,7 +6,7 @@ use zip::write::SimpleFileOptions;
 
 /// What a pickle holds.
 #[derive(Debug, Clone)]
-pub enum Item {
+pub(crate) enum Item {
     /// An `OrderedDict`.
     Dict(Vec<(String, Item)>),
     /// A view of a storage.
@@ -19,17 +19,17 @@ pub enum Item {
 
 /// A tensor: a view of a storage, all counted in elements.
 #[derive(Debug, Clone)]
-pub struct View {
+pub(crate) struct View {
     /// Index of the storage.
-    pub storage: usize,
-    pub offset: u64,
-    pub shape: Vec<u64>,
-    pub stride: Vec<u64>,
+    pub(crate) storage: usize,
+    pub(crate) offset: u64,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) stride: Vec<u64>,
 }
 
 /// Elements that views share.
 #[derive(Debug, Clone)]
-pub enum Storage {
+pub(crate) enum Storage {
     Float(Vec<f32>),
     Long(Vec<i64>),
 }
@@ -52,15 +52,15 @@ impl Storage {
 }
 
 /// The file.
-pub fn file(root: &Item, storages: &[Storage]) -> Vec<u8> {
+pub(crate) fn file(root: &Item, storages: &[Storage]) -> Vec<u8> {
     let mut pickle = vec![0x80, 2];
     put(&mut pickle, root, storages);
     pickle.push(b'.');
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut entry = |name: String, bytes: &[u8]| {
-        zip.start_file(name, stored).unwrap();
-        zip.write_all(bytes).unwrap();
+        zip.start_file(name, stored).expect("a zip file in memory");
+        zip.write_all(bytes).expect("a zip file in memory");
     };
     entry("archive/data.pkl".to_owned(), &pickle);
     entry("archive/byteorder".to_owned(), b"little");
@@ -68,7 +68,7 @@ pub fn file(root: &Item, storages: &[Storage]) -> Vec<u8> {
         entry(format!("archive/data/{key}"), &storage.bytes());
     }
     entry("archive/version".to_owned(), b"3\n");
-    zip.finish().unwrap().into_inner()
+    zip.finish().expect("a zip file in memory").into_inner()
 }
 
 fn put(out: &mut Vec<u8>, item: &Item, storages: &[Storage]) {

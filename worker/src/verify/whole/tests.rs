@@ -110,7 +110,8 @@ fn write(folder: &Path, spoil: f64) {
         }
     }
     let (_, logits) = reference(&state, &images, true);
-    let loss = logits.cross_entropy_for_logits(&Tensor::from_slice(&labels));
+    let shares = logits.log_softmax(-1, Kind::Double);
+    let loss = shares.nll_loss(&Tensor::from_slice(&labels));
     loss.backward();
     file.insert("training.logits".to_owned(), logits.detach());
     for (name, tensor) in state.iter().filter(|(name, _)| !name.contains("running")) {

@@ -1,5 +1,5 @@
-//! Parity with the ecosystem: torchvision, timm's names, the conversions of SimCLR, lightly and onnxruntime, each as it is
-//! installed. `make parity` runs it.
+//! Parity with the ecosystem: torchvision, timm's names, the conversions of SimCLR, lightly, onnxruntime and TensorBoard,
+//! each as it is installed. `make parity` runs it.
 
 use std::path::Path;
 use std::process::Command;
@@ -151,4 +151,23 @@ fn weights_of_other_programs_are_what_they_compute() -> Result<()> {
     script.arg("--worker").arg(binary("diptych-worker")?);
     script.arg("--cli").arg(binary("diptych")?);
     run(&mut script).map(drop)
+}
+
+#[tokio::test]
+#[ignore = "needs the tensorboard Python package: make parity"]
+async fn tensorboard_reads_what_a_job_measured() -> Result<()> {
+    let cluster = Cluster::start(&[1]).await?;
+    specs::images(cluster.dir())?;
+    let job = cluster.submit(&spec(cluster.dir(), "depth: 18", 0))?;
+    cluster.succeed(&job).await?;
+    for (number, phase) in ["pretrain", "tuned"].into_iter().enumerate() {
+        let measured = cluster.dir().join(format!("{phase}.json"));
+        let points = cluster.json(&["metrics", &job, "--phase", phase])?;
+        std::fs::write(&measured, points.to_string())?;
+        let events = format!("store/{job}/{number:02}-{phase}/tensorboard");
+        let mut script = python("read_in_tensorboard.py")?;
+        script.arg(cluster.dir().join(events));
+        run(script.arg("--measured").arg(&measured))?;
+    }
+    cluster.passed()
 }

@@ -6,7 +6,7 @@ use diptych_common::checkpoint::{
 use diptych_common::digest::Digest;
 use diptych_common::ids::Step;
 use diptych_common::network::{classifier_tensors, encoder_tensors, features, head_tensors};
-use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, MaxPool, Stem};
+use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, MaxPool, Resampling, Stem};
 use prost::Message as _;
 
 use super::schema::{Dimension, GraphProto, ModelProto, NodeProto};
@@ -51,6 +51,7 @@ fn network(encoder: EncoderSpec, layers: u32, classes: &[&str]) -> (ExportInfo, 
         preprocessing: Preprocessing {
             image_size: 32,
             crop_proportion: 1.0,
+            resampling: Resampling::default(),
         },
         job: "digits-3f9a01".parse().unwrap(),
         phase: "tuned".parse().unwrap(),

@@ -34,6 +34,10 @@ draft! {
         /// Where checkpoints go: `file:///dir`, `s3://bucket/prefix`, `gs://…` or `az://…`. Credentials, endpoint
         /// and region come from the environment of each process, never from a spec.
         pub storage: String,
+        /// Write curves and a picture of the first views as TensorBoard event files beside the checkpoints of each phase
+        /// (`tensorboard --logdir STORAGE/JOB`). Default true.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub tensorboard: Option<bool>,
         /// Devices that each phase asks for unless it says otherwise.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub resources: Option<ResourcesDraft>,
@@ -265,7 +269,7 @@ draft! {
 draft! {
     /// The optimiser and its schedule.
     pub struct OptimizerDraft {
-        /// `lars` or `sgd` (Nesterov momentum).
+        /// `lars`, `sgd` (Nesterov momentum) or `adamw`.
         pub kind: String,
         /// Base learning rate, before scaling.
         pub learning_rate: f64,
@@ -275,16 +279,29 @@ draft! {
         /// Linear warm-up, in epochs; a cosine to 0 follows. Default 0.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub warmup_epochs: Option<f64>,
-        /// Default 0.9.
+        /// LARS and SGD. Default 0.9.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub momentum: Option<f64>,
-        /// Default 0. Batch norms are left out, and under LARS biases. The classifier and the probe decay, but LARS does not
-        /// adapt their rate.
+        /// Default 0. Batch norms are left out, and under LARS and AdamW biases. The classifier and the probe decay, but
+        /// LARS does not adapt their rate. AdamW's decay is decoupled: each step takes rate × this of a weight away.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub weight_decay: Option<f64>,
         /// LARS only. Default 0.001.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub trust_coefficient: Option<f64>,
+        /// LARS only. `classic` (default): the rate and the trust ratio go into the momentum. `popular`: the momentum adds
+        /// up plain gradients, and rate and trust ratio (of the momentum) scale the step.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub momentum_kind: Option<String>,
+        /// AdamW: decay of the mean of gradients. Default 0.9.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub beta1: Option<f64>,
+        /// AdamW: decay of the mean of squared gradients. Default 0.999.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub beta2: Option<f64>,
+        /// AdamW: added to the root of that mean. Default 1e-8.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub epsilon: Option<f64>,
     }
 }
 
@@ -293,7 +310,17 @@ draft! {
     pub struct AugmentDraft {
         /// Side of the square that the network sees, in pixels.
         pub image_size: u32,
-        /// Smallest and largest share of the image's area that a crop covers. Default [0.08, 1].
+        /// Whose operations: `official` (default; the official code's, which are TensorFlow's) or `torchvision` (as
+        /// PyTorch re-implementations of SimCLR use it, on float tensors). They differ in how crops are drawn, in
+        /// resizing, in contrast and saturation, and at the borders of a blur.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub implementation: Option<String>,
+        /// Between pixels: `bicubic` (default; not antialiased) in `official`; `bilinear` (default) or `bicubic`, both
+        /// antialiased, in `torchvision`. Evaluation resizes in the same way.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub interpolation: Option<String>,
+        /// Smallest and largest share of the image's area that a crop covers. Default [0.08, 1]. In `official` a crop
+        /// covers at least 0.1 of it, whatever the first number says.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub crop_area: Option<[f64; 2]>,
         /// Narrowest and widest aspect ratio of a crop. Default [0.75, 1.3333].
@@ -312,12 +339,23 @@ draft! {
         /// Overrides the saturation and hue parts: false distorts brightness and contrast only. Default true.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub color_hue_saturation: Option<bool>,
+        /// Order of the colour operations: `random` for each view (default) or `fixed` (brightness, contrast, saturation,
+        /// hue).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub color_order: Option<String>,
+        /// `multiplicative` (SimCLR v2; default) or, in `official`, `additive` (SimCLR v1).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub brightness: Option<String>,
         /// Probability of turning a view gray. Default 0.2 in pretrain, 0 elsewhere.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub grayscale_probability: Option<f64>,
         /// Probability of a Gaussian blur. Default 0.5 in pretrain at 64 pixels and above, 0 elsewhere.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub blur_probability: Option<f64>,
+        /// What shares a blur's sigma: `image` (default; each its own, as in the paper) or `view` (all first views of a
+        /// step have one, all second views another, as in the official code).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub blur_sigma: Option<String>,
     }
 }
 
@@ -333,6 +371,18 @@ draft! {
         /// How many verified checkpoints to keep per phase. Default 2.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub keep: Option<u32>,
+        /// Which checkpoint is the phase's result. Default: the last.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub select: Option<SelectDraft>,
+    }
+}
+
+draft! {
+    /// The checkpoint that later phases, exports and results take.
+    pub struct SelectDraft {
+        /// That of the evaluation with the largest value of this measurement: `knn_top1`, `probe_top1` or `probe_top5` in
+        /// pretrain, `eval_top1` or `eval_top5` elsewhere. It is saved at once and kept beside the newest ones.
+        pub best: String,
     }
 }
 
@@ -349,6 +399,19 @@ draft! {
         /// pretrain: temperature of the kNN vote. Default 0.1.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub knn_temperature: Option<f64>,
+        /// End the phase early. Default: never.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub stop_after: Option<StopAfterDraft>,
+    }
+}
+
+draft! {
+    /// When to end a phase before its last step.
+    pub struct StopAfterDraft {
+        /// The measurement that has to grow, as in `checkpoint.select.best`.
+        pub metric: String,
+        /// How many evaluations in a row it may fail to exceed the best before them.
+        pub evaluations: u32,
     }
 }
 
@@ -364,6 +427,22 @@ draft! {
         /// `paper` (mean over the 2N anchors; default) or `code` (twice that, as the official code).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub scale: Option<String>,
+        /// Compare with rows of earlier steps, too (the memory of SimCLR v2). Default: do not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub memory: Option<MemoryDraft>,
+    }
+}
+
+draft! {
+    /// Rows of earlier batches as further negatives: a moving average of the network encodes both views of every step,
+    /// and a queue holds the newest of its rows. Needs unit vectors (`normalize: true`).
+    pub struct MemoryDraft {
+        /// Rows in the queue, at least the 2 × batch that a step adds. Default 65536.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub size: Option<u32>,
+        /// Share of the old average that a step keeps. Default 0.999.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub decay: Option<f64>,
     }
 }
 

@@ -15,18 +15,21 @@ mod suggest; // did you mean
 mod flow; // fields on one line
 pub mod validate; // draft to valid, every error at once
 
-pub use augment::{AugmentSpec, ColorSpec};
+pub use augment::{
+    AugmentSpec, BlurSigma, Brightness, ColorOrder, ColorSpec, Implementation, Interpolation,
+    Resampling,
+};
 pub use data::{DataFormat, DataSpec, Labels};
 pub use draft::JobDraft;
 pub use flow::flow;
 pub use job::{JobSpec, Source, Teacher};
 pub use network::{BasicShortcut, Depth, DepthError, EncoderSpec, HeadSpec, MaxPool, Stem};
-pub use optim::{OptimizerSpec, Rule, Scaling};
+pub use optim::{MomentumKind, OptimizerSpec, Rule, Scaling};
 pub use parse::load;
 pub use phase::{
     CheckpointSpec, Device, DistillSpec, EvaluateSpec, FinetuneSpec, Gang, HeadLayers, Knn,
-    LabelledStream, Length, LinearEvalSpec, NtXentSpec, PhaseKind, PhaseSpec, Precision,
-    PretrainSpec,
+    LabelledStream, Length, LinearEvalSpec, MemorySpec, Metric, NtXentSpec, PhaseKind, PhaseSpec,
+    Precision, PretrainSpec, StopAfter,
 };
 pub use schema::schema;
 pub use validate::{FieldError, SpecErrors};

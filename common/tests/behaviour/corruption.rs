@@ -169,6 +169,36 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "phases[0].optimizer.weight_decay",
         "between",
     ),
+    (
+        "phases[0].optimizer.momentum_kind=heavy",
+        "phases[0].optimizer.momentum_kind",
+        "popular",
+    ),
+    (
+        "phases[0].optimizer.beta1=0.9",
+        "phases[0].optimizer.beta1",
+        "kind: adamw",
+    ),
+    (
+        "phases[1].optimizer.momentum_kind=classic",
+        "phases[1].optimizer.momentum_kind",
+        "kind: lars",
+    ),
+    (
+        "phases[2].optimizer.momentum=0.9",
+        "phases[2].optimizer.momentum",
+        "kind: lars` and `kind: sgd",
+    ),
+    (
+        "phases[2].optimizer.beta2=1",
+        "phases[2].optimizer.beta2",
+        "< 1",
+    ),
+    (
+        "phases[2].optimizer.epsilon=0",
+        "phases[2].optimizer.epsilon",
+        "above 0",
+    ),
     ("phases[0].optimizer=", "phases[0].optimizer", "map"),
     (
         "phases[0].augment=",
@@ -226,6 +256,66 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "above 0",
     ),
     ("phases[0].loss.scale=half", "phases[0].loss.scale", "paper"),
+    (
+        "phases[0].loss.memory.size=127",
+        "phases[0].loss.memory.size",
+        "128 rows that a step adds",
+    ),
+    (
+        "phases[0].loss.memory.size=100000000",
+        "phases[0].loss.memory.size",
+        "more than",
+    ),
+    (
+        "phases[0].loss.memory.decay=1",
+        "phases[0].loss.memory.decay",
+        "never move",
+    ),
+    (
+        "phases[0].loss.normalize=false",
+        "phases[0].loss.memory",
+        "unit rows",
+    ),
+    (
+        "phases[0].evaluate.stop_after.metric=eval_top1",
+        "phases[0].evaluate.stop_after.metric",
+        "knn_top1",
+    ),
+    (
+        "phases[0].evaluate.stop_after.evaluations=0",
+        "phases[0].evaluate.stop_after.evaluations",
+        "less than 1",
+    ),
+    (
+        "phases[0].evaluate.stop_after={}",
+        "phases[0].evaluate.stop_after.metric",
+        "required",
+    ),
+    (
+        "phases[0].probe=false",
+        "phases[0].evaluate.stop_after.metric",
+        "`probe` is false",
+    ),
+    (
+        "phases[0].evaluate.knn_k=0",
+        "phases[0].checkpoint.select.best",
+        "`evaluate.knn_k` is 0",
+    ),
+    (
+        "phases[1].checkpoint={select: {best: eval_top1}}",
+        "phases[1].checkpoint.select",
+        "every_epochs",
+    ),
+    (
+        "phases[1].checkpoint={select: {best: loss}}",
+        "phases[1].checkpoint.select.best",
+        "eval_top5",
+    ),
+    (
+        "data.test=",
+        "phases[0].checkpoint.select",
+        "evaluation data",
+    ),
     (
         "phases[0].evaluate.every_epochs=0",
         "phases[0].evaluate.every_epochs",

@@ -6,5 +6,6 @@ mod pth; // a writer of .pth files
 mod imports; // files of other programs
 mod recipes; // every recipe is valid
 mod spec; // defaults, and every error at once
+mod views; // augmentations by their words
 mod corruption; // one wrong field, one error at its path
 mod drafts; // any draft, any text

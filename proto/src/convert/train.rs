@@ -14,6 +14,10 @@ impl From<OptimizerDraft> for v1::OptimizerSpec {
             momentum: draft.momentum,
             weight_decay: draft.weight_decay,
             trust_coefficient: draft.trust_coefficient,
+            momentum_kind: draft.momentum_kind,
+            beta1: draft.beta1,
+            beta2: draft.beta2,
+            epsilon: draft.epsilon,
         }
     }
 }
@@ -28,6 +32,10 @@ impl From<v1::OptimizerSpec> for OptimizerDraft {
             momentum: wire.momentum,
             weight_decay: wire.weight_decay,
             trust_coefficient: wire.trust_coefficient,
+            momentum_kind: wire.momentum_kind,
+            beta1: wire.beta1,
+            beta2: wire.beta2,
+            epsilon: wire.epsilon,
         }
     }
 }
@@ -44,6 +52,11 @@ impl From<AugmentDraft> for v1::AugmentSpec {
             color_hue_saturation: draft.color_hue_saturation,
             grayscale_probability: draft.grayscale_probability,
             blur_probability: draft.blur_probability,
+            implementation: draft.implementation,
+            interpolation: draft.interpolation,
+            color_order: draft.color_order,
+            brightness: draft.brightness,
+            blur_sigma: draft.blur_sigma,
         }
     }
 }
@@ -60,6 +73,11 @@ impl From<v1::AugmentSpec> for AugmentDraft {
             color_hue_saturation: wire.color_hue_saturation,
             grayscale_probability: wire.grayscale_probability,
             blur_probability: wire.blur_probability,
+            implementation: wire.implementation,
+            interpolation: wire.interpolation,
+            color_order: wire.color_order,
+            brightness: wire.brightness,
+            blur_sigma: wire.blur_sigma,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use diptych_common::checkpoint::{NetworkDescription, Preprocessing};
-use diptych_common::spec::{Precision, Stem};
+use diptych_common::spec::{AugmentSpec, Precision, Stem};
 use diptych_common::store::url_of;
 use diptych_images::augment::{Scratch, evaluation, preprocessing};
 use diptych_images::decode::Image;
@@ -47,10 +47,10 @@ impl Network {
         model
             .load(&load::to_tensors(&imported.tensors)?, |_| true)
             .with_context(|| format!("load {place}"))?;
-        let usual = preprocessing(match network.encoder.stem {
+        let usual = preprocessing(&AugmentSpec::plain(match network.encoder.stem {
             Stem::ImageNet => IMAGENET_SIDE,
             Stem::Cifar => CIFAR_SIDE,
-        });
+        }));
         Ok(Self {
             model,
             classes,

@@ -10,9 +10,10 @@ use super::bad::BadShare;
 use super::cadence::Cadence;
 use super::keeper::Keeper;
 use super::prepare::Prepared;
-use super::task::{Values, measured};
+use super::task::{Values, measured, views};
 use crate::collective::Gang;
 use crate::reduce::Buckets;
+use crate::tensorboard::Board;
 use crate::trainer::{Activity, Begin, Control, Measurement, Progress, Report};
 
 /// Most points of one measurement in the history of a phase, evaluations aside.
@@ -45,6 +46,12 @@ impl Prepared {
     pub fn run(mut self, begin: &Begin, control: &Control) -> Result<(), PhaseError> {
         let gang = self.connect(begin, control)?;
         let mut keeper = Keeper::start(&self)?;
+        let mut board = Board::start(
+            &self.assignment,
+            &self.storage,
+            self.learner.step,
+            views(&self.phase),
+        )?;
         let mut buckets = Buckets::new(&self.learner.model, gang.gradients.clone())?;
         let (total, phase) = (self.learner.total(), self.phase.clone());
         let cadence = Cadence::new(&phase, total, self.examples);
@@ -56,9 +63,10 @@ impl Prepared {
             steps: 0,
             step_s: 0.0,
         };
-        while self.learner.step < total {
+        while self.learner.step < self.learner.total() {
             keeper.attend(control)?;
             let rows = self.batches.next()?;
+            board.first_views(&rows.rows);
             let mut bad = rows.bad;
             bad.extend(self.task.fetch()?);
             for bad in &bad {
@@ -72,7 +80,7 @@ impl Prepared {
                 .step(&self.learner, &mut buckets, &rows.rows, &gang);
             let mut values = found.map_err(|error| self.learner.give_up(error))?;
             if let Some((tensor, _)) = values.iter().find(|(_, value)| !value.is_finite()) {
-                self.learner.model.discard_step();
+                self.learner.discard_step();
                 return Err(PhaseError::NonFinite {
                     tensor: tensor.to_string(),
                     step: self.learner.step,
@@ -82,32 +90,39 @@ impl Prepared {
             let agreed = match agree(&gang, due, keeper.busy(), &mut bad_share) {
                 Ok(agreed) => agreed,
                 Err(error) => {
-                    self.learner.model.discard_step();
+                    self.learner.discard_step();
                     return Err(error);
                 }
             };
             self.learner.commit(&buckets)?;
             rate.count();
             let step = self.learner.step;
-            if agreed == Agreed::Save {
-                keeper.save(&self.learner, &values)?;
-            } else if agreed == Agreed::SkipSave && first {
-                let message = format!("step {step}: the last save is still being written");
-                control.report(Report::Notice {
-                    kind: "save_skipped",
-                    message,
-                });
+            // An evaluation comes before a save of its step, which keeps what it decides.
+            let (evaluated, best) = if cadence.evaluate_due(step) {
+                self.evaluate(&gang, control)?
+            } else {
+                (Values::new(), false)
+            };
+            values.extend(evaluated.iter().cloned());
+            match agreed {
+                // The last save follows.
+                _ if self.learner.judge.has_stopped() => {}
+                _ if best => keeper.save_best(&self.learner, &values, control)?,
+                Agreed::Save => keeper.save(&self.learner, &values)?,
+                Agreed::SkipSave if first => {
+                    let message = format!("step {step}: the last save is still being written");
+                    control.report(Report::Notice {
+                        kind: "save_skipped",
+                        message,
+                    });
+                }
+                Agreed::SkipSave | Agreed::GoOn => {}
             }
             values.push(measured("learning_rate", learning_rate));
             if !(step.get().is_multiple_of(every) || step.get() == 1 || step == total) {
-                values.clear();
+                values = evaluated;
             }
-            if cadence.evaluate_due(step) {
-                control.report(Report::Activity(Activity::Evaluating));
-                values.extend(self.task.evaluate(&self.learner, &gang)?);
-                control.report(Report::Activity(Activity::Training));
-            }
-            control.report(Report::Progress(Progress {
+            let progress = Progress {
                 step,
                 total_steps: total,
                 images_per_s: f64::from(phase.batch) / rate.step_s.max(1e-9),
@@ -117,35 +132,55 @@ impl Prepared {
                 } else {
                     Vec::new()
                 },
-            }));
+            };
+            let noted = cadence.evaluate_due(step) || agreed == Agreed::Save;
+            board.note(&progress, noted, control);
+            control.report(Report::Progress(progress));
         }
-        self.finish(&gang, keeper, control)
+        if let Some(reason) = self.learner.judge.reason().filter(|_| first) {
+            let message = format!("step {}: {reason}", self.learner.step);
+            let kind = "stopped_early";
+            control.report(Report::Notice { kind, message });
+        }
+        self.finish(&gang, keeper, board, control)
+    }
+
+    /// What the network measures as it stands, and whether that is the best so far, where the spec asks.
+    fn evaluate(&mut self, gang: &Gang, control: &Control) -> Result<(Values, bool), PhaseError> {
+        control.report(Report::Activity(Activity::Evaluating));
+        let values = self.task.evaluate(&self.learner, gang)?;
+        let best = self.learner.judge.hear(self.learner.step, &values, gang)?;
+        control.report(Report::Activity(Activity::Training));
+        Ok((values, best))
     }
 
     fn finish(
         mut self,
         gang: &Gang,
         mut keeper: Keeper,
+        mut board: Board,
         control: &Control,
     ) -> Result<(), PhaseError> {
         let step = self.learner.step;
-        control.report(Report::Activity(Activity::Evaluating));
-        let values = self.task.evaluate(&self.learner, gang)?;
+        let (values, best) = self.evaluate(gang, control)?;
         control.report(Report::Activity(Activity::Saving));
         keeper.drain(control)?;
-        keeper.save_last(&self.learner, &values)?;
+        keeper.save_last(&self.learner, &values, best)?;
         let results = if gang.rank() == Rank::new(0) {
             measurements(step, &values)
         } else {
             Vec::new()
         };
-        control.report(Report::Progress(Progress {
+        let progress = Progress {
             step,
             total_steps: step,
             measurements: results.clone(),
             ..Progress::default()
-        }));
+        };
+        board.note(&progress, true, control);
+        control.report(Report::Progress(progress));
         keeper.drain(control)?;
+        board.close(control);
         control.report(Report::Finished { step, results });
         keeper.wait_committed(step, control)
     }

@@ -15,7 +15,6 @@ use diptych_common::import;
 use diptych_common::spec::{EncoderSpec, Precision};
 use tch::{Kind, Tensor, no_grad};
 
-use super::Verdict;
 use super::number::Case;
 use crate::checkpoint::load;
 use crate::collective::solo;
@@ -30,7 +29,7 @@ const TOLERANCE: f64 = 1e-9;
 const FLOOR: f64 = 1e-6;
 
 /// Runs one case; its file is in `folder`.
-pub(super) fn check(case: Case<'_>, folder: &Path) -> anyhow::Result<Verdict> {
+pub(super) fn check(case: Case<'_>, folder: &Path) -> anyhow::Result<()> {
     let encoder: EncoderSpec = serde_json::from_value(case.get("encoder")?.clone())?;
     let name = case.get("file")?.as_str().context("file is no text")?;
     let path = folder.join(name);
@@ -63,7 +62,7 @@ pub(super) fn check(case: Case<'_>, folder: &Path) -> anyhow::Result<Verdict> {
         anyhow::ensure!(gradient.defined(), "{} has no gradient", parameter.name);
         file.expect(&format!("gradient.{}", parameter.name), &gradient, floor)?;
     }
-    Ok(Verdict::Passed)
+    Ok(())
 }
 
 fn spec(encoder: EncoderSpec, file: &File) -> anyhow::Result<ModelSpec> {

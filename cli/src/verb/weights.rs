@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use diptych_common::checkpoint::{ExportInfo, NetworkDescription};
 use diptych_common::import::{self, ImportError, Imported, Scheme};
-use diptych_common::spec::flow;
+use diptych_common::spec::{EncoderSpec, flow};
 use diptych_common::store;
 use diptych_common::units::Bytes;
 use serde::Serialize;
@@ -57,7 +57,7 @@ impl Weights {
 impl Output for Weights {
     fn table(&self, out: &mut dyn Write) -> io::Result<()> {
         let network = self.network.as_ref();
-        let encoder = network.map(|network| flow(&network.encoder));
+        let encoder = network.map(|network| words(&network.encoder));
         let unknown = || "no whole network that is known here".to_owned();
         let head = network.and_then(|network| network.head.as_ref()).map(flow);
         let classifier = network.and_then(|network| network.classifier.as_ref());
@@ -83,4 +83,16 @@ impl Output for Weights {
             ],
         )
     }
+}
+
+/// The encoder as a spec may say it: of some depths the first shortcut is no choice.
+fn words(encoder: &EncoderSpec) -> String {
+    let mut fields = serde_json::json!(encoder);
+    if let Some(fields) = fields
+        .as_object_mut()
+        .filter(|_| encoder.depth.bottleneck())
+    {
+        fields.remove("basic_shortcut");
+    }
+    flow(&fields)
 }

@@ -38,7 +38,9 @@ fn shape<'a>(tensors: &'a Tensors, name: &str) -> Option<&'a [u64]> {
 fn encoder(tensors: &Tensors, like: &EncoderSpec) -> Option<EncoderSpec> {
     let (stem, channels) = stem(tensors)?;
     let bottleneck = tensors.contains_key("layer1.0.conv3.weight");
-    let selective_kernel = tensors.contains_key("layer1.0.sk.squeeze.weight");
+    // With them a pool comes first in every shortcut, and the convolution second: basic blocks have nothing else of them.
+    let second = shape(tensors, "layer2.0.downsample.1.weight");
+    let selective_kernel = second.is_some_and(|shape| shape.len() == 4);
     let blocks = [1, 2, 3, 4].map(|stage| blocks(tensors, stage));
     let shortcut = if selective_kernel { 1 } else { 0 };
     let first = tensors.contains_key(&format!("layer1.0.downsample.{shortcut}.weight"));

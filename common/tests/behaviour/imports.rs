@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use diptych_common::checkpoint::{Dtype, TensorBytes, Tensors};
-use diptych_common::import::{self, ImportError, Imported, Scheme, fit};
+use diptych_common::import::{self, Form, ImportError, Imported, Scheme, fit};
 use diptych_common::network::{
     TensorInfo, classifier_tensors, encoder_tensors, features, head_tensors,
 };
@@ -324,6 +324,43 @@ fn v2s_names_are_the_published_ones() {
         "net.3.blocks.5.net.4.0.running_mean",
     ] {
         assert!(selective.contains(&name.to_owned()), "{name}");
+    }
+}
+
+#[test]
+fn every_network_is_recognised_by_its_tensors() {
+    for depth in Depth::ALL {
+        for selective_kernel in [false, true] {
+            for stem in [Stem::Cifar, Stem::ImageNet] {
+                for basic_shortcut in [BasicShortcut::Identity, BasicShortcut::Projection] {
+                    let spec = EncoderSpec {
+                        stem,
+                        basic_shortcut,
+                        selective_kernel,
+                        ..encoder(depth, 0.03125)
+                    };
+                    let tensor = |info: TensorInfo| {
+                        let bytes = vec![0; 4 * info.elements() as usize].into();
+                        let (dtype, shape) = (Dtype::F32, info.shape);
+                        (
+                            info.name,
+                            TensorBytes {
+                                dtype,
+                                shape,
+                                bytes,
+                            },
+                        )
+                    };
+                    let tensors: Tensors = encoder_tensors(&spec).into_iter().map(tensor).collect();
+                    // What tensors do not say is taken from the other network.
+                    let like = EncoderSpec {
+                        basic_shortcut,
+                        ..EncoderSpec::torchvision(Depth::D50)
+                    };
+                    assert_eq!(Form::of(&tensors, &like).encoder, Some(spec));
+                }
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use diptych_common::ids::JobId;
 use diptych_common::spec::{self, JobSpec};
 
-use crate::args::checkpoint::{CheckpointVerb, Export, Which};
+use crate::args::checkpoint::{CheckpointVerb, Export, Inspect, Which};
 use crate::args::job::{Logs, Metrics, SpecFile, Wait};
 use crate::args::local::{DatasetVerb, Local};
 use crate::args::settings::{ContextVerb, SpecVerb, WorkerVerb};
@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Version(Option<Server>),
     /// Becomes another program.
     Become(Program, Vec<std::ffi::OsString>),
+    /// Looks at a file of weights.
+    Weights(String),
     /// Looks at a data set.
     Inspect(Box<Inspection>),
     /// Runs a cluster on this machine.
@@ -142,7 +144,10 @@ impl Command {
                 objects: delete.objects,
             }),
             Verb::Metrics(metrics) => remote(Remote::Metrics(metrics)),
-            Verb::Checkpoint(checkpoint) => remote(Remote::from(checkpoint.verb)),
+            Verb::Checkpoint(checkpoint) => match Remote::of_checkpoint(checkpoint.verb) {
+                Ok(request) => remote(request),
+                Err(inspect) => Ok(Self::Weights(inspect.file)),
+            },
             Verb::Worker(worker) => match worker.verb {
                 WorkerVerb::List => remote(Remote::Workers),
             },
@@ -244,9 +249,11 @@ impl ContextChange {
     }
 }
 
-impl From<CheckpointVerb> for Remote {
-    fn from(verb: CheckpointVerb) -> Self {
-        match verb {
+impl Remote {
+    /// What to ask about checkpoints; `inspect` asks nobody.
+    fn of_checkpoint(verb: CheckpointVerb) -> Result<Self, Inspect> {
+        Ok(match verb {
+            CheckpointVerb::Inspect(inspect) => return Err(inspect),
             CheckpointVerb::List(list) => Self::Checkpoints(list.job),
             CheckpointVerb::Describe(describe) => Self::Checkpoint(describe.which),
             CheckpointVerb::Verify(verify) => Self::Verify(verify.which),
@@ -259,7 +266,7 @@ impl From<CheckpointVerb> for Remote {
                 which: unpin.which,
                 pinned: false,
             },
-        }
+        })
     }
 }
 

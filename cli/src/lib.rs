@@ -8,6 +8,7 @@ mod verb; // one file per verb or small group
 mod client; // calls, retries, streams
 mod local; // a cluster on this machine
 mod progress; // bars and lines
+mod onnx; // networks for serving
 mod view; // the wire in stable words
 mod output; // table, json, yaml
 mod failure; // codes and exit codes

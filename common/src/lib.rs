@@ -10,3 +10,4 @@ pub mod spec; // text → draft → valid
 pub mod network; // tensors, parameters, FLOPs, memory of an encoder
 pub mod store; // URL → object store
 pub mod checkpoint; // keys, manifest, shards, reader, export
+pub mod import; // weights of other programs → our names, and whether they fit

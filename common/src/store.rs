@@ -194,6 +194,22 @@ pub fn file_url(path: &std::path::Path) -> Result<String, StoreError> {
         })
 }
 
+/// The URL of what a command line names: a URL as it is, or a path of a file that exists.
+///
+/// # Errors
+/// [`StoreError::Url`] where there is no such file.
+pub fn url_of(place: &str) -> Result<String, StoreError> {
+    if place.contains("://") {
+        return Ok(place.to_owned());
+    }
+    let path = std::path::Path::new(place).canonicalize();
+    let path = path.map_err(|error| StoreError::Url {
+        url: place.to_owned(),
+        problem: error.to_string(),
+    })?;
+    file_url(&path)
+}
+
 /// A key under an opened place's path: `relative` may hold slashes.
 pub fn join(root: &Path, relative: &str) -> Path {
     Path::from_iter(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use diptych_common::ids::{JobId, PhaseName};
 
 /// Look at, verify, export and keep checkpoints.
@@ -19,6 +19,7 @@ pub(crate) enum CheckpointVerb {
     Describe(Describe),
     Verify(Verify),
     Export(Export),
+    Inspect(Inspect),
     Pin(Pin),
     Unpin(Unpin),
 }
@@ -62,16 +63,19 @@ pub(crate) struct Verify {
     pub(crate) which: Which,
 }
 
-/// Write one safetensors file that torchvision and timm open.
+/// Write one file that other programs open: safetensors for torchvision and timm, or ONNX for serving.
 ///
 /// Reads the objects directly from the job's storage, with the credentials in this environment, and checks every one
-/// against its digest. Tensor names are torchvision's; class names and preprocessing are in the file's metadata.
+/// against its digest. Tensor names are torchvision's where the network is; class names and preprocessing are in the
+/// file's metadata. ONNX (opset 17) takes `images` [batch, 3, side, side] and gives `features` and, where the phase has a
+/// classifier, `logits`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
   diptych checkpoint export digits-3f9a01 --out student.safetensors
   diptych checkpoint export digits-3f9a01 --phase pretrain --out encoder.safetensors
   diptych checkpoint export digits-3f9a01 --phase pretrain --with-head --out pretrained.safetensors
+  diptych checkpoint export digits-3f9a01 --format onnx --out student.onnx
   diptych predict --model student.safetensors photo.jpg")]
 pub(crate) struct Export {
     #[command(flatten)]
@@ -79,10 +83,38 @@ pub(crate) struct Export {
     /// File to write.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+    /// What the file is.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: FileFormat,
     /// Keep the whole projection head (`head.*`), so that another job can go on from it with `from: URL`. torchvision
-    /// does not know these tensors.
+    /// does not know these tensors. In ONNX it gives the output `projection`.
     #[arg(long)]
     pub(crate) with_head: bool,
+}
+
+/// What an export is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum FileFormat {
+    /// Tensors, to load into a network or to go on training from.
+    #[default]
+    Safetensors,
+    /// A network that a runtime computes.
+    Onnx,
+}
+
+/// Say what a file of weights holds: an export, or a ResNet of torchvision, timm or a PyTorch conversion of SimCLR.
+///
+/// Reads safetensors and .pth files; nothing in them is executed. What it prints as `encoder` is what a spec must say to
+/// start from the file with `from: URL`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  diptych checkpoint inspect r50_1x_sk0.pth
+  diptych checkpoint inspect s3://models/resnet50.safetensors -o json")]
+pub(crate) struct Inspect {
+    /// The file, or its URL.
+    #[arg(value_name = "FILE|URL")]
+    pub(crate) file: String,
 }
 
 /// Never collect this checkpoint.

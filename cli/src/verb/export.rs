@@ -3,16 +3,19 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use diptych_common::checkpoint::{CheckpointReader, CheckpointRef, Keep, LoadError, export};
+use diptych_common::checkpoint::{
+    CheckpointReader, CheckpointRef, ExportInfo, Keep, LoadError, export,
+};
 use diptych_common::ids::Step;
 use diptych_common::store::{self, StoreError};
 use diptych_common::units::Bytes;
 use serde::Serialize;
 
 use super::checkpoint::find;
-use crate::args::checkpoint::{Export, Which};
+use crate::args::checkpoint::{Export, FileFormat};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
+use crate::onnx;
 use crate::output::{Output, Printer};
 use crate::view::checkpoint::CheckpointView;
 
@@ -37,17 +40,7 @@ pub(super) async fn export<W: Write>(
     } else {
         Keep::Network
     };
-    out.print(&export_to(client, &args.which, keep, &args.out).await?)
-}
-
-/// Writes the file whole or not at all.
-pub(crate) async fn export_to(
-    client: &Client,
-    which: &Which,
-    keep: Keep,
-    out: &Path,
-) -> Result<Exported, Failure> {
-    let checkpoint = find(client, which).await?;
+    let checkpoint = find(client, &args.which).await?;
     let reference = reference(&checkpoint)?;
     let (objects, root) = store::open(&checkpoint.storage)?;
     let reader = CheckpointReader::open(objects, root, &reference).await?;
@@ -55,12 +48,21 @@ pub(crate) async fn export_to(
     let tensors = reader
         .load(|tensor| export::wanted(manifest, tensor, keep))
         .await?;
-    let file = export::write(manifest, reference.digest, &tensors)
-        .map_err(|error| Failure::new(Code::Failed, format!("{}: {error}", checkpoint.manifest)))?;
-    replace(out, &file)
-        .map_err(|error| Failure::from(error).while_doing(&format!("write {}", out.display())))?;
-    Ok(Exported {
-        out: out.to_owned(),
+    let unfit =
+        |error: String| Failure::new(Code::Failed, format!("{}: {error}", checkpoint.manifest));
+    let file = match args.format {
+        FileFormat::Safetensors => export::write(manifest, reference.digest, &tensors)
+            .map_err(|error| unfit(error.to_string()))?,
+        FileFormat::Onnx => {
+            let info = ExportInfo::of(manifest, reference.digest, &tensors);
+            onnx::encode(&info, &tensors).map_err(|error| unfit(error.to_string()))?
+        }
+    };
+    replace(&args.out, &file).map_err(|error| {
+        Failure::from(error).while_doing(&format!("write {}", args.out.display()))
+    })?;
+    out.print(&Exported {
+        out: args.out.clone(),
         bytes: file.len() as u64,
         tensors: tensors.len(),
         results: manifest.results.clone(),

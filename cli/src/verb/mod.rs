@@ -6,6 +6,7 @@ mod stream; // logs, events
 pub(crate) mod watch; // watch, wait
 mod checkpoint; // checkpoint list … unpin
 pub(crate) mod export; // checkpoint export
+mod weights; // checkpoint inspect
 mod cluster; // worker list, version, context
 mod spec; // validate, spec, completion
 pub(crate) mod dataset; // dataset inspect
@@ -33,6 +34,7 @@ pub(crate) async fn run<W: Write>(
         Command::Contexts { path, change } => cluster::contexts(path, change, out),
         Command::Version(server) => cluster::version(server.as_ref(), out).await,
         Command::Become(program, args) => program::become_program(&program, &args),
+        Command::Weights(file) => weights::inspect(&file, out).await,
         Command::Inspect(args) => dataset::inspect(*args, out).await,
         Command::Local {
             args,

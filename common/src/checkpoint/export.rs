@@ -1,21 +1,17 @@
-//! One safetensors file that torchvision opens without a converter, and the way back in.
+//! One safetensors file that torchvision opens without a converter. The way back in is [`crate::import`].
 
 use std::collections::{BTreeSet, HashMap};
 
-use bytes::Bytes;
-use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::ids::{JobId, PhaseName, Step};
 
 use super::shard::Part;
-use super::{
-    Dtype, Manifest, NetworkDescription, Preprocessing, Role, TensorBytes, TensorEntry, Tensors,
-};
+use super::{Dtype, Manifest, NetworkDescription, Preprocessing, Role, TensorEntry, Tensors};
 
 /// The key of [`ExportInfo`] in the file's metadata.
-const METADATA: &str = "diptych";
+pub(crate) const METADATA: &str = "diptych";
 
 /// What a file says about itself, as JSON in its metadata.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,38 +32,21 @@ pub struct ExportInfo {
     pub results: std::collections::BTreeMap<String, f64>,
 }
 
-/// A file that was read.
-#[derive(Debug, Clone)]
-pub struct Imported {
-    /// What it says about itself; `None` for files of other programs.
-    pub info: Option<ExportInfo>,
-    /// Its tensors, without `num_batches_tracked`.
-    pub tensors: Tensors,
-}
-
-/// Why a file cannot be imported.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ImportError {
-    /// Not safetensors.
-    #[error("not a safetensors file: {reason}")]
-    Form {
-        /// What the parser said.
-        reason: String,
-    },
-    /// An element type that no network here has.
-    #[error("tensor {name} has elements of type {dtype}, which is not supported")]
-    Dtype {
-        /// The tensor.
-        name: String,
-        /// Its type.
-        dtype: String,
-    },
-    /// The description in it is damaged.
-    #[error("its metadata `{METADATA}` is malformed: {reason}")]
-    Metadata {
-        /// What the parser said.
-        reason: String,
-    },
+impl ExportInfo {
+    /// What an export of these tensors of a checkpoint says. `checkpoint` is the digest of the manifest.
+    pub fn of(manifest: &Manifest, checkpoint: Digest, tensors: &Tensors) -> Self {
+        let mut network = manifest.network.clone();
+        network.head = network.head.filter(|_| head_layers(tensors.keys()) > 0);
+        Self {
+            network,
+            preprocessing: manifest.preprocessing,
+            job: manifest.job.clone(),
+            phase: manifest.name.clone(),
+            step: manifest.step,
+            checkpoint,
+            results: manifest.results.clone(),
+        }
+    }
 }
 
 /// What an export keeps of a projection head that no classifier reads through.
@@ -148,17 +127,7 @@ pub fn write(
             ));
         }
     }
-    let mut network = manifest.network.clone();
-    network.head = network.head.filter(|_| head_layers(tensors.keys()) > 0);
-    let info = ExportInfo {
-        network,
-        preprocessing: manifest.preprocessing,
-        job: manifest.job.clone(),
-        phase: manifest.name.clone(),
-        step: manifest.step,
-        checkpoint,
-        results: manifest.results.clone(),
-    };
+    let info = ExportInfo::of(manifest, checkpoint, tensors);
     let info = serde_json::to_string(&info).map_err(|error| layout(error.to_string()))?;
     // `format: pt` is what other readers of safetensors look for.
     let metadata = HashMap::from([
@@ -166,43 +135,4 @@ pub fn write(
         (METADATA.to_owned(), info),
     ]);
     safetensors::serialize(parts, Some(metadata)).map_err(|error| layout(error.to_string()))
-}
-
-/// Reads an export, or another program's file with torchvision's names.
-///
-/// # Errors
-/// A file that is no safetensors, or holds types or metadata that cannot be read.
-pub fn read(file: &Bytes) -> Result<Imported, ImportError> {
-    let form = |error: safetensors::SafeTensorError| ImportError::Form {
-        reason: error.to_string(),
-    };
-    let (_, header) = SafeTensors::read_metadata(file).map_err(form)?;
-    let info = header
-        .metadata()
-        .as_ref()
-        .and_then(|metadata| metadata.get(METADATA));
-    let info = info.map(|text| serde_json::from_str(text)).transpose();
-    let info = info.map_err(|error| ImportError::Metadata {
-        reason: error.to_string(),
-    })?;
-    let mut tensors = Tensors::new();
-    for (name, view) in SafeTensors::deserialize(file).map_err(form)?.iter() {
-        if name.ends_with("num_batches_tracked") {
-            continue;
-        }
-        let dtype = Dtype::try_from(view.dtype()).map_err(|dtype| ImportError::Dtype {
-            name: name.to_owned(),
-            dtype: format!("{dtype:?}"),
-        })?;
-        let shape = view.shape().iter().map(|dim| *dim as u64).collect();
-        tensors.insert(
-            name.to_owned(),
-            TensorBytes {
-                dtype,
-                shape,
-                bytes: file.slice_ref(view.data()),
-            },
-        );
-    }
-    Ok(Imported { info, tensors })
 }

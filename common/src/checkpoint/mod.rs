@@ -10,11 +10,11 @@ pub mod shard; // tensors in one object
 pub mod manifest; // what: sizes, hashes, tensor table, lineage
 mod cut; // tensors out of passing pieces
 pub mod reader; // fetch and check
-pub mod export; // one file for torchvision, and back
+pub mod export; // one file for torchvision
 
 pub use crate::network::Role;
 pub use dtype::Dtype;
-pub use export::{ExportInfo, ImportError, Imported, Keep};
+pub use export::{ExportInfo, Keep};
 pub use key::{CheckpointKey, EventsKey, KeyError, ManifestKey};
 pub use manifest::{
     Classifier, Manifest, ManifestError, NetworkDescription, PhaseWord, Preprocessing,

@@ -160,7 +160,10 @@ draft! {
         /// `pretrain`, `linear_eval`, `finetune` or `distill`.
         pub kind: String,
         /// What to start from: an earlier phase's name, `random` or an import URL. Needed by `linear_eval` and
-        /// `finetune`; `pretrain` starts at random unless it is given.
+        /// `finetune`; `pretrain` and `distill`'s student start at random unless it is given. An import is an export of
+        /// Diptych, or safetensors or a `.pth` file with the names of torchvision's or timm's ResNets or of the PyTorch
+        /// conversions of SimCLR v1 and v2; it must hold the job's `encoder` (`diptych checkpoint inspect` says what a
+        /// file holds).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub from: Option<String>,
         /// Which data sets to use.
@@ -219,10 +222,12 @@ draft! {
         /// finetune, distill with `alpha` < 1: which labels may be used. Default: all.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub labels: Option<LabelsDraft>,
-        /// distill: the phase whose classifier teaches.
+        /// distill: the phase whose classifier teaches, or an import URL as in `from`. An import without class names
+        /// takes those of the data.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub teacher: Option<String>,
-        /// distill: the student's network; left out, the teacher's own (self-distillation).
+        /// distill: the student's network; left out, that of `from`, else the teacher's own (self-distillation), which
+        /// of an imported teacher is taken to be the job's `encoder`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub student: Option<EncoderDraft>,
         /// distill: softening temperature of both outputs. Default 1.

@@ -84,12 +84,7 @@ impl JobSpec {
             PhaseKind::Pretrain(pretrain) => &pretrain.encoder,
             PhaseKind::LinearEval(spec) => self.encoder_from(&spec.from),
             PhaseKind::Finetune(spec) => self.encoder_from(&spec.from),
-            PhaseKind::Distill(spec) => match &spec.student {
-                Some(student) => student,
-                None => self
-                    .phase_named(&spec.teacher)
-                    .map_or(&self.encoder, |teacher| self.encoder_of(teacher)),
-            },
+            PhaseKind::Distill(spec) => &spec.student,
         }
     }
 
@@ -125,6 +120,15 @@ pub enum Source {
     Random,
     /// The verified final checkpoint of an earlier phase.
     Phase(PhaseName),
-    /// A safetensors file at a URL.
+    /// A file at a URL: an export, or another program's weights (see [`crate::import`]).
+    Import(String),
+}
+
+/// Whose outputs a student learns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Teacher {
+    /// The verified final checkpoint of an earlier `finetune`, `linear_eval` or `distill` phase.
+    Phase(PhaseName),
+    /// A file at a URL, as [`Source::Import`], with a classifier.
     Import(String),
 }

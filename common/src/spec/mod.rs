@@ -12,6 +12,7 @@ pub mod optim; // optimiser and schedule
 pub mod phase; // one phase
 pub mod job; // the whole pipeline
 mod suggest; // did you mean
+mod flow; // fields on one line
 pub mod validate; // draft to valid, every error at once
 
 pub use augment::{
@@ -20,7 +21,8 @@ pub use augment::{
 };
 pub use data::{DataFormat, DataSpec, Labels};
 pub use draft::JobDraft;
-pub use job::{JobSpec, Source};
+pub use flow::flow;
+pub use job::{JobSpec, Source, Teacher};
 pub use network::{BasicShortcut, Depth, DepthError, EncoderSpec, HeadSpec, MaxPool, Stem};
 pub use optim::{MomentumKind, OptimizerSpec, Rule, Scaling};
 pub use parse::load;

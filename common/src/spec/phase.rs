@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ids::{DataName, PhaseIndex, PhaseName};
 
-use super::{AugmentSpec, EncoderSpec, HeadSpec, Labels, OptimizerSpec, Source};
+use super::{AugmentSpec, EncoderSpec, HeadSpec, Labels, OptimizerSpec, Source, Teacher};
 
 /// One phase, with everything filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,10 +141,12 @@ pub struct FinetuneSpec {
 /// A student on a fixed teacher's outputs (SimCLR v2 §2, equations 2 and 3).
 #[derive(Debug, Clone, PartialEq)]
 pub struct DistillSpec {
-    /// A `finetune`, `linear_eval` or `distill` phase.
-    pub teacher: PhaseName,
-    /// The student's network, trained from random; `None` for the teacher's own encoder.
-    pub student: Option<EncoderSpec>,
+    /// Whose classifier teaches.
+    pub teacher: Teacher,
+    /// The student's network.
+    pub student: EncoderSpec,
+    /// What the student starts from.
+    pub from: Source,
     /// τ of both softened outputs.
     pub temperature: f64,
     /// Weight of the teacher's term, in [0, 1].

@@ -10,6 +10,7 @@ use diptych_common::checkpoint::{
 };
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
+use diptych_common::import;
 use diptych_common::network::{classifier_tensors, encoder_tensors, features, head_tensors};
 use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, Resampling, Stem};
 use diptych_common::store;
@@ -246,7 +247,7 @@ async fn an_export_holds_what_torchvision_wants_and_says_where_it_is_from() {
     assert!(tensors.contains_key("head.0.weight") && !tensors.contains_key("head.1.weight"));
     assert!(!tensors.keys().any(|name| name.starts_with("momentum.")));
 
-    let imported = export::read(&file).expect("reads");
+    let imported = import::read(&file, None).expect("reads");
     assert_eq!(imported.tensors, tensors);
     let info = imported.info.expect("is described");
     assert_eq!(
@@ -254,7 +255,7 @@ async fn an_export_holds_what_torchvision_wants_and_says_where_it_is_from() {
         (&saved.manifest.network, saved.reference.digest)
     );
     assert_eq!(info.preprocessing, saved.manifest.preprocessing);
-    assert!(export::read(&file.slice(..100)).is_err());
+    assert!(import::read(&file.slice(..100), None).is_err());
 }
 
 #[tokio::test]
@@ -269,7 +270,7 @@ async fn a_pretrained_head_is_exported_on_demand_only() {
             .await
             .expect("loads");
         let file = export::write(&manifest, saved.reference.digest, &tensors).expect("writes");
-        let imported = export::read(&file.into()).expect("reads");
+        let imported = import::read(&file.into(), None).expect("reads");
         assert_eq!(export::head_layers(imported.tensors.keys()), layers);
         let info = imported.info.expect("is described");
         assert_eq!(info.network.head.is_some(), layers > 0);

@@ -1,3 +1,5 @@
+mod distill;
+
 use super::spec::check;
 
 /// (override, path of the error, a word of its message)
@@ -450,41 +452,12 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "phases[2].labels.seed",
         "list",
     ),
-    (
-        "phases[3].teacher=pretrain",
-        "phases[3].teacher",
-        "finetune",
-    ),
-    ("phases[3].teacher=", "phases[3].teacher", "required"),
-    (
-        "phases[3].student.depth=20",
-        "phases[3].student.depth",
-        "34, 50, 101",
-    ),
-    (
-        "phases[3].temperature=0",
-        "phases[3].temperature",
-        "above 0",
-    ),
-    ("phases[3].alpha=1.5", "phases[3].alpha", "between"),
-    ("phases[3].alpha=1", "phases[3].labels", "alpha"),
-    (
-        "phases[3].labelled_batch=10",
-        "phases[3].labelled_batch",
-        "multiple",
-    ),
-    (
-        "phases[3].from=pretrain",
-        "phases[3].from",
-        "does not belong",
-    ),
-    ("phases[3]=5", "phases[3]", "map of fields"),
 ];
 
 #[test]
 fn every_corruption_of_one_field_is_refused_at_its_path() {
     let mut missed = Vec::new();
-    for (set, path, word) in CORRUPTIONS {
+    for (set, path, word) in CORRUPTIONS.iter().chain(distill::CORRUPTIONS) {
         let found = check(&[set]).map_or_else(|errors| errors.0, |_| Vec::new());
         if !found
             .iter()

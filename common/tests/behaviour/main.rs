@@ -2,6 +2,8 @@
 
 mod checkpoint; // written, damaged, exported, read back
 mod manifest; // strict, and old files still load
+mod pth; // a writer of .pth files
+mod imports; // files of other programs
 mod recipes; // every recipe is valid
 mod spec; // defaults, and every error at once
 mod views; // augmentations by their words

@@ -1,7 +1,7 @@
 //! A valid spec, as the coordinator needs it.
 
 use diptych_common::ids::{PhaseIndex, PhaseName};
-use diptych_common::spec::{Device, JobDraft, JobSpec, PhaseKind, PhaseSpec, Source};
+use diptych_common::spec::{Device, JobDraft, JobSpec, PhaseKind, PhaseSpec, Source, Teacher};
 use serde_json::Value;
 
 use crate::core::{PhasePlan, Submission};
@@ -58,11 +58,20 @@ fn plan(spec: &JobSpec, phase: &PhaseSpec) -> PhasePlan {
         Source::Phase(name) => position(name),
         Source::Random | Source::Import(_) => None,
     };
-    let (kind, input): (_, Option<PhaseIndex>) = match &phase.kind {
-        PhaseKind::Pretrain(pretrain) => ("pretrain", of_source(&pretrain.from)),
-        PhaseKind::LinearEval(linear) => ("linear_eval", of_source(&linear.from)),
-        PhaseKind::Finetune(finetune) => ("finetune", of_source(&finetune.from)),
-        PhaseKind::Distill(distill) => ("distill", position(&distill.teacher)),
+    let of_teacher = |teacher: &Teacher| match teacher {
+        Teacher::Phase(name) => position(name),
+        Teacher::Import(_) => None,
+    };
+    let (kind, inputs): (_, [Option<PhaseIndex>; 2]) = match &phase.kind {
+        PhaseKind::Pretrain(pretrain) => ("pretrain", [of_source(&pretrain.from), None]),
+        PhaseKind::LinearEval(linear) => ("linear_eval", [of_source(&linear.from), None]),
+        PhaseKind::Finetune(finetune) => ("finetune", [of_source(&finetune.from), None]),
+        PhaseKind::Distill(distill) => {
+            let teacher = of_teacher(&distill.teacher);
+            // One phase may be both.
+            let from = of_source(&distill.from).filter(|from| teacher != Some(*from));
+            ("distill", [teacher, from])
+        }
     };
     PhasePlan {
         index: phase.index,
@@ -71,7 +80,7 @@ fn plan(spec: &JobSpec, phase: &PhaseSpec) -> PhasePlan {
         device: phase.gang.device,
         min: phase.gang.min,
         max: phase.gang.max,
-        inputs: input.into_iter().collect(),
+        inputs: inputs.into_iter().flatten().collect(),
         keep: phase.checkpoint.keep,
     }
 }

@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use diptych_common::checkpoint::{
-    CheckpointReader, CheckpointRef, Dtype, Imported, LoadError, Manifest, TensorEntry, Tensors,
-    export,
+    CheckpointReader, CheckpointRef, Dtype, LoadError, Manifest, TensorBytes, TensorEntry, Tensors,
 };
-use diptych_common::store;
+use diptych_common::import::{self, ImportError, Imported};
 use tch::{Kind, Tensor};
 
 use super::saver::Storage;
@@ -52,23 +50,28 @@ pub fn load(
     })
 }
 
-/// Reads an export, or another program's safetensors file.
+/// Reads an export, or another program's weights.
 ///
 /// # Errors
 /// [`PhaseError::Storage`] where it cannot be read, [`PhaseError::BadCheckpoint`] where it is no such file.
-pub fn import(url: &str) -> Result<(Imported, BTreeMap<String, Tensor>), PhaseError> {
-    let (store, path) = store::open(url)?;
-    let file: Bytes = runtime()?.block_on(store::get(&*store, &path))?;
-    let imported = export::read(&file).map_err(|error| PhaseError::BadCheckpoint {
-        object: url.to_owned(),
-        problem: error.to_string(),
-    })?;
-    let tensors = to_tensors(&imported.tensors)?;
-    Ok((imported, tensors))
+pub fn import(url: &str) -> Result<Imported, PhaseError> {
+    let read = runtime()?.block_on(import::open(url));
+    read.map_err(|error| match error {
+        ImportError::Store(error) => PhaseError::from(error),
+        ImportError::Machine(_) => PhaseError::Storage(format!("{url}: {error}")),
+        other => PhaseError::BadCheckpoint {
+            object: url.to_owned(),
+            problem: other.to_string(),
+        },
+    })
 }
 
-fn to_tensors(tensors: &Tensors) -> Result<BTreeMap<String, Tensor>, PhaseError> {
-    let convert = |(name, tensor): (&String, &diptych_common::checkpoint::TensorBytes)| {
+/// The same numbers as libtorch's tensors.
+///
+/// # Errors
+/// Fails only where libtorch does.
+pub fn to_tensors(tensors: &Tensors) -> Result<BTreeMap<String, Tensor>, PhaseError> {
+    let convert = |(name, tensor): (&String, &TensorBytes)| {
         let shape: Vec<i64> = tensor.shape.iter().map(|dim| *dim as i64).collect();
         Ok((
             name.clone(),

@@ -12,7 +12,7 @@ pub use pictures::Picture;
 /// Classes for images.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PredictArgs {
-    /// The export: a safetensors file, or its URL.
+    /// The network: an export, or weights that `diptych checkpoint inspect` recognises; a file or its URL.
     #[arg(long)]
     pub model: String,
     /// How many classes to print for each image.
@@ -29,7 +29,7 @@ pub struct PredictArgs {
 /// Features for images.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EmbedArgs {
-    /// The export: a safetensors file, or its URL.
+    /// The network: an export, or weights that `diptych checkpoint inspect` recognises; a file or its URL.
     #[arg(long)]
     pub model: String,
     /// Where the features go: a `.safetensors`, `.csv` or `.json` file.

@@ -1,12 +1,10 @@
 //! An export as a network that answers.
 
-use std::path::Path;
-
 use anyhow::{Context as _, bail};
 use diptych_common::checkpoint::{NetworkDescription, Preprocessing};
-use diptych_common::spec::Precision;
-use diptych_common::store::file_url;
-use diptych_images::augment::{Scratch, evaluation};
+use diptych_common::spec::{AugmentSpec, Precision, Stem};
+use diptych_common::store::url_of;
+use diptych_images::augment::{Scratch, evaluation, preprocessing};
 use diptych_images::decode::Image;
 use tch::{Kind, Tensor, no_grad};
 
@@ -18,6 +16,9 @@ use crate::project::{Model, ModelSpec, Outputs};
 
 /// Images that go through the network at once.
 pub const BATCH: usize = 64;
+/// Sides of images for networks that do not say theirs: ImageNet's and CIFAR's usual ones.
+const IMAGENET_SIDE: u32 = 224;
+const CIFAR_SIDE: u32 = 32;
 
 /// An export in memory.
 #[derive(Debug)]
@@ -28,34 +29,32 @@ pub struct Network {
 }
 
 impl Network {
-    /// Opens an export by path or URL; its metadata says what it is.
+    /// Opens an export, or another program's weights, by path or URL. An export says what it is; of another file the
+    /// tensors do, its classes are numbered, and images are prepared as this program does for networks of its kind.
     ///
     /// # Errors
-    /// A file that cannot be read, is no export, or does not hold the network that it describes.
+    /// A file that cannot be read, or does not hold a whole network.
     pub fn open(place: &str) -> anyhow::Result<Self> {
-        let url = if place.contains("://") {
-            place.to_owned()
-        } else {
-            let path = Path::new(place)
-                .canonicalize()
-                .with_context(|| format!("open {place}"))?;
-            file_url(&path)?
-        };
-        let (imported, tensors) = load::import(&url)?;
-        let Some(info) = imported.info else {
+        let imported = load::import(&url_of(place)?)?;
+        let Some(network) = imported.network() else {
             bail!(
-                "{place} does not say what network it holds: export one with `diptych checkpoint export`"
+                "{place} is {} of no size that is known here",
+                imported.scheme
             );
         };
-        let (spec, classes) = plan(&info.network, place)?;
+        let (spec, classes) = plan(&network, place)?;
         let mut model = Model::new(&spec, 0, Compute::cpu(Precision::Fp32))?;
         model
-            .load(&tensors, |_| true)
+            .load(&load::to_tensors(&imported.tensors)?, |_| true)
             .with_context(|| format!("load {place}"))?;
+        let usual = preprocessing(&AugmentSpec::plain(match network.encoder.stem {
+            Stem::ImageNet => IMAGENET_SIDE,
+            Stem::Cifar => CIFAR_SIDE,
+        }));
         Ok(Self {
             model,
             classes,
-            preprocessing: info.preprocessing,
+            preprocessing: imported.info.map_or(usual, |info| info.preprocessing),
         })
     }
 

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription, Role, export};
 use diptych_common::digest::Digest;
 use diptych_common::ids::PhaseName;
-use diptych_common::spec::{HeadLayers, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source};
+use diptych_common::spec::{
+    DistillSpec, EncoderSpec, HeadLayers, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source,
+};
 use tch::Tensor;
 
-use super::PhaseError;
+use super::{PhaseError, import};
 use crate::checkpoint::{Loaded, Storage, load};
 use crate::project::{HeadPart, ModelSpec, Reader};
 use crate::trainer::CheckpointRef;
@@ -35,6 +37,8 @@ pub struct Start {
     pub tensors: BTreeMap<String, Tensor>,
     /// Whether the projection head starts from them, too; an import may have none.
     pub head: bool,
+    /// What an import that fits still loses, for people.
+    pub advice: Option<String>,
 }
 
 // === impl Start ===
@@ -62,7 +66,11 @@ pub fn plan(
     let encoder = spec.encoder_of(phase).clone();
     match &phase.kind {
         PhaseKind::Pretrain(pretrain) => {
-            let (mut start, _) = open(&pretrain.from, inputs, storage)?;
+            let used = |_: Option<&HeadSpec>| {
+                let head = pretrain.head.clone()?;
+                Some((head.clone(), head.layers))
+            };
+            let (mut start, _) = open(&pretrain.from, &encoder, used, (inputs, storage))?;
             if let Some(start) = &mut start {
                 let wanted = pretrain.head.as_ref().map_or(0, |head| head.layers);
                 start.head = export::head_layers(start.tensors.keys()) >= wanted;
@@ -117,20 +125,52 @@ pub fn plan(
     }
 }
 
+/// Plans a student that tells a teacher's classes apart.
+///
+/// # Errors
+/// Fails where what it starts from cannot be loaded or is another network.
+pub fn student(
+    spec: &DistillSpec,
+    inputs: &BTreeMap<PhaseName, CheckpointRef>,
+    storage: &Storage,
+    classes: Vec<String>,
+) -> Result<Blueprint, PhaseError> {
+    let encoder = spec.student.clone();
+    let (start, _) = open(&spec.from, &encoder, |_| None, (inputs, storage))?;
+    Ok(Blueprint {
+        model: ModelSpec {
+            classifier: Some(Reader {
+                layer: 0,
+                classes: classes.len() as u32,
+            }),
+            ..ModelSpec::bare(encoder.clone())
+        },
+        description: NetworkDescription {
+            encoder,
+            head: None,
+            classifier: Some(Classifier {
+                classes,
+                head_layer: 0,
+            }),
+        },
+        start,
+    })
+}
+
 fn classifier(
     spec: &JobSpec,
-    encoder: diptych_common::spec::EncoderSpec,
+    encoder: EncoderSpec,
     (from, layers): (&Source, &HeadLayers),
     inputs: &BTreeMap<PhaseName, CheckpointRef>,
     storage: &Storage,
     classes: Option<&[String]>,
 ) -> Result<Blueprint, PhaseError> {
     let classes = classes.unwrap_or_default().to_vec();
-    let (start, network) = open(from, inputs, storage)?;
     let deepest = layers.deepest();
+    let used = |held: Option<&HeadSpec>| Some((held.or(spec.head())?.clone(), deepest));
+    let (start, held) = open(from, &encoder, used, (inputs, storage))?;
     let head: Option<HeadSpec> = if deepest > 0 {
-        let described = network.and_then(|network| network.head);
-        described.or_else(|| spec.head().cloned())
+        held.or_else(|| spec.head().cloned())
     } else {
         None
     };
@@ -170,11 +210,13 @@ fn classifier(
     })
 }
 
+/// Weights to start from, if any, and the head that they were trained with. `used` as in [`import::start`].
 fn open(
     from: &Source,
-    inputs: &BTreeMap<PhaseName, CheckpointRef>,
-    storage: &Storage,
-) -> Result<(Option<Start>, Option<NetworkDescription>), PhaseError> {
+    encoder: &EncoderSpec,
+    used: impl FnOnce(Option<&HeadSpec>) -> Option<(HeadSpec, u32)>,
+    (inputs, storage): (&BTreeMap<PhaseName, CheckpointRef>, &Storage),
+) -> Result<(Option<Start>, Option<HeadSpec>), PhaseError> {
     match from {
         Source::Random => Ok((None, None)),
         Source::Phase(name) => {
@@ -187,22 +229,14 @@ fn open(
                     parent: Some(checkpoint.digest),
                     tensors,
                     head: true,
+                    advice: None,
                 }),
-                Some(manifest.network),
+                manifest.network.head,
             ))
         }
         Source::Import(url) => {
-            let (imported, tensors) = load::import(url)?;
-            let network = imported.info.map(|info| info.network);
-            Ok((
-                Some(Start {
-                    object: url.clone(),
-                    parent: None,
-                    tensors,
-                    head: true,
-                }),
-                network,
-            ))
+            let (start, head) = import::start(url, encoder, used)?;
+            Ok((Some(start), head))
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod data; // the data of a phase, opened once
 pub mod preflight; // the data of the whole job, before its first step
 pub mod bad; // bad images: named, counted over all ranks
 pub mod blueprint; // which network, from which weights
+pub mod import; // weights that no phase of this job wrote
 pub mod learner; // the state that is trained
 pub mod stream; // training rows on the device
 pub mod prepare; // assignment → ready

@@ -1,12 +1,13 @@
-//! The data of the whole job, looked at before its first step: what a later phase would refuse is refused now.
+//! The data and the imports of the whole job, looked at before its first step: what a later phase would refuse is refused
+//! now.
 
 use std::collections::BTreeSet;
 
-use diptych_common::ids::DataName;
-use diptych_common::spec::{JobSpec, PhaseKind, PhaseSpec};
+use diptych_common::ids::{DataName, PhaseIndex};
+use diptych_common::spec::{JobSpec, PhaseKind, PhaseSpec, Teacher};
 
-use super::PhaseError;
 use super::data::{Sets, problems as misfits, rules};
+use super::{PhaseError, import};
 
 /// Every problem of the job's data sets, label rules and classes, in the order of the spec.
 ///
@@ -51,6 +52,20 @@ pub fn problems(spec: &JobSpec, sets: &mut Sets<'_>) -> Result<Vec<PhaseError>, 
     Ok(problems)
 }
 
+/// Every import that a phase other than `current` could not use. `current` reads its own anyway.
+///
+/// # Errors
+/// As [`problems`].
+pub fn imports(spec: &JobSpec, current: PhaseIndex) -> Result<Vec<PhaseError>, PhaseError> {
+    let mut problems = Vec::new();
+    for phase in spec.phases().iter().filter(|phase| phase.index != current) {
+        if let Err(error) = import::check(spec, phase) {
+            problems.push(lasting(error, &format!("phase {}", phase.name))?);
+        }
+    }
+    Ok(problems)
+}
+
 /// The classes that a phase's network tells apart, where its data could be opened.
 fn classes(
     spec: &JobSpec,
@@ -60,7 +75,11 @@ fn classes(
 ) -> Result<Option<Vec<String>>, PhaseError> {
     let mut last = phase;
     while let PhaseKind::Distill(distill) = &last.kind {
-        match spec.phase_named(&distill.teacher) {
+        // What an import tells apart is known once it is read.
+        let Teacher::Phase(name) = &distill.teacher else {
+            return Ok(None);
+        };
+        match spec.phase_named(name) {
             Some(teacher) => last = teacher,
             None => return Ok(None),
         }
@@ -78,6 +97,9 @@ fn lasting(error: PhaseError, place: &str) -> Result<PhaseError, PhaseError> {
     match error {
         PhaseError::BadData(what) => Ok(PhaseError::BadData(format!("{place}: {what}"))),
         PhaseError::Refused(what) => Ok(PhaseError::Refused(format!("{place}: {what}"))),
+        PhaseError::BadCheckpoint { object, problem } => {
+            Ok(PhaseError::Refused(format!("{place}: {object}: {problem}")))
+        }
         other => Err(other),
     }
 }

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use diptych_common::checkpoint::{Classifier, NetworkDescription, Preprocessing};
+use diptych_common::checkpoint::{NetworkDescription, Preprocessing};
 use diptych_common::digest::Digest;
 use diptych_common::ids::Rank;
-use diptych_common::spec::{Device, DistillSpec, PhaseKind, PhaseSpec};
+use diptych_common::spec::{Device, DistillSpec, PhaseKind, PhaseSpec, Teacher};
 use diptych_images::augment::preprocessing;
 
 use super::bad::Notices;
-use super::blueprint::{self, Blueprint};
+use super::blueprint::{self, Blueprint, Start};
 use super::data::{Data, Sets};
 use super::distill::Distill;
 use super::evaluation::Reading;
@@ -19,14 +19,14 @@ use super::pretrain::Pretrain;
 use super::stream::Batches;
 use super::task::{EvalData, Task, views};
 use super::{Learner, PhaseError};
-use super::{preflight, refuse};
+use super::{import, preflight, refuse};
 use crate::batch::order::{Shortage, Stream};
 use crate::batch::{Layout, LoaderOptions, Source, Stop};
 use crate::checkpoint::{Storage, load};
 use crate::collective::tcp::{Identity, Listener, Secret};
 use crate::collective::{Gang, solo};
 use crate::device::Compute;
-use crate::project::{Model, ModelSpec, Reader};
+use crate::project::Model;
 use crate::trainer::{Assignment, Begin, Control, Ready, Report};
 
 /// Longest that ranks may take to connect.
@@ -82,7 +82,9 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
         let mut sets = Sets::new(&assignment.spec, stop);
         let begins = assignment.resume.is_none() && assignment.inputs.is_empty();
         if begins && assignment.rank == Rank::new(0) {
-            refuse::all(preflight::problems(&assignment.spec, &mut sets)?)?;
+            let mut problems = preflight::problems(&assignment.spec, &mut sets)?;
+            problems.extend(preflight::imports(&assignment.spec, phase.index)?);
+            refuse::all(problems)?;
         }
         Data::open(&mut sets, &phase)?
     };
@@ -102,7 +104,8 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
     let mut teacher = None;
     let blueprint = match &phase.kind {
         PhaseKind::Distill(distill) => {
-            let (plan, model) = student_and_teacher(&assignment, distill, &storage, compute)?;
+            let (plan, model) =
+                student_and_teacher(&assignment, distill, (&storage, &data), compute)?;
             teacher = Some(model);
             plan
         }
@@ -136,18 +139,9 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
         compute,
         examples,
     )?;
-    let headless = blueprint.start.as_ref().filter(|start| !start.head);
-    if let Some(start) = headless.filter(|_| assignment.resume.is_none()) {
-        let message = format!(
-            "{} holds no whole projection head: phase {} starts a fresh one",
-            start.object, phase.name
-        );
-        if assignment.rank == Rank::new(0) {
-            control.report(Report::Notice {
-                kind: "fresh_head",
-                message,
-            });
-        }
+    let begins = assignment.resume.is_none() && assignment.rank == Rank::new(0);
+    if let Some(start) = blueprint.start.as_ref().filter(|_| begins) {
+        tell(start, &phase, control);
     }
     let mut parent = blueprint.start.as_ref().and_then(|start| start.parent);
     if let Some(checkpoint) = &assignment.resume {
@@ -294,47 +288,53 @@ impl Prepared {
     }
 }
 
+/// What people should know of the weights that a phase starts from.
+fn tell(start: &Start, phase: &PhaseSpec, control: &Control) {
+    if !start.head {
+        let message = format!(
+            "{} holds no whole projection head: phase {} starts a fresh one",
+            start.object, phase.name
+        );
+        control.report(Report::Notice {
+            kind: "fresh_head",
+            message,
+        });
+    }
+    if let Some(advice) = &start.advice {
+        control.report(Report::Notice {
+            kind: "import",
+            message: format!("{} {advice}", start.object),
+        });
+    }
+}
+
 /// The student's plan, and the teacher with its weights.
 fn student_and_teacher(
     assignment: &Assignment,
     spec: &DistillSpec,
-    storage: &Storage,
+    (storage, data): (&Storage, &Data),
     compute: Compute,
 ) -> Result<(Blueprint, Model), PhaseError> {
-    let checkpoint = blueprint::input(&assignment.inputs, &spec.teacher)?;
-    let loaded = blueprint::network_of(storage, checkpoint)?;
-    let (model, classes) = blueprint::classifying(&loaded.manifest)?;
-    let mut teacher = Model::new(&model, 0, compute)?;
-    teacher
-        .load(&loaded.tensors, |_| true)
-        .map_err(|error| PhaseError::BadCheckpoint {
-            object: checkpoint.manifest.to_string(),
-            problem: error.to_string(),
-        })?;
-    let encoder = spec.student.clone().unwrap_or(model.encoder);
-    let description = NetworkDescription {
-        encoder: encoder.clone(),
-        head: None,
-        classifier: Some(Classifier {
-            classes: classes.clone(),
-            head_layer: 0,
-        }),
+    let (teacher, classes) = match &spec.teacher {
+        Teacher::Phase(name) => {
+            let checkpoint = blueprint::input(&assignment.inputs, name)?;
+            let loaded = blueprint::network_of(storage, checkpoint)?;
+            let (model, classes) = blueprint::classifying(&loaded.manifest)?;
+            let mut teacher = Model::new(&model, 0, compute)?;
+            teacher
+                .load(&loaded.tensors, |_| true)
+                .map_err(|error| PhaseError::BadCheckpoint {
+                    object: checkpoint.manifest.to_string(),
+                    problem: error.to_string(),
+                })?;
+            (teacher, classes)
+        }
+        Teacher::Import(url) => {
+            import::teacher(url, [Some(&data.train), data.eval.as_ref()], compute)?
+        }
     };
-    let student = ModelSpec {
-        classifier: Some(Reader {
-            layer: 0,
-            classes: classes.len() as u32,
-        }),
-        ..ModelSpec::bare(encoder)
-    };
-    Ok((
-        Blueprint {
-            model: student,
-            description,
-            start: None,
-        },
-        teacher,
-    ))
+    let student = blueprint::student(spec, &assignment.inputs, storage, classes)?;
+    Ok((student, teacher))
 }
 
 fn resume(

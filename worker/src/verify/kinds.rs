@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use anyhow::bail;
 use diptych_common::spec::{Length, NtXentSpec, OptimizerSpec, Rule, Scaling};
 use diptych_images::augment::{center_crop, gaussian_kernel};
@@ -5,7 +7,7 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::number::{Case, expect};
-use super::{network, norm};
+use super::{network, norm, whole};
 use crate::collective::solo;
 use crate::device::shim;
 use crate::device::update::{self, Momentum, StepNumbers, StepTensors};
@@ -13,8 +15,8 @@ use crate::gather::RowOrder;
 use crate::loss::{cross_entropy, distillation, nt_xent};
 use crate::optim::Schedule;
 
-/// Runs one case of a kind.
-pub(super) fn check(kind: &str, case: &Value) -> anyhow::Result<()> {
+/// Runs one case of a kind; files that it names are in `folder`.
+pub(super) fn check(kind: &str, case: &Value, folder: &Path) -> anyhow::Result<()> {
     let case = Case(case);
     match kind {
         "nt_xent" => contrastive(case, None),
@@ -23,6 +25,7 @@ pub(super) fn check(kind: &str, case: &Value) -> anyhow::Result<()> {
         "schedule" => schedule(case),
         "distill" => distill(case),
         "sync_batch_norm" => norm::check(case),
+        "network" => whole::check(case, folder),
         "gaussian_kernel" => kernel(case),
         "center_crop" => crop(case),
         "parameters" => network::count(case),

@@ -2,12 +2,13 @@
 //!
 //! A file `DIR/*.json` is `{"kind": NAME, "cases": [...]}` with inputs and an independent implementation's answers in
 //! float64. The code that trains computes them again; a case passes when every number holds
-//! `|x − y| ≤ 1e-9 · max(|y|, 1e-3)`.
+//! `|x − y| ≤ 1e-9 · max(|y|, 1e-3)`; the tensors of a whole network are compared in norm.
 
 mod number; // what counts as equal
 mod kinds; // one function per kind of case
 mod norm; // batch norm over real ranks
 mod network; // parameters and selective kernels
+mod whole; // a whole network, forward and backward
 mod ranks; // a gang inside this process
 
 use std::fmt;
@@ -48,7 +49,7 @@ pub fn run(folder: &Path, out: &mut impl Write) -> anyhow::Result<Summary> {
         let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let file: File =
             serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
-        let summary = run_file(&file, out)?;
+        let summary = run_file(&file, folder, out)?;
         total.passed += summary.passed;
         total.failed += summary.failed;
     }
@@ -72,10 +73,10 @@ fn golden_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn run_file(file: &File, out: &mut impl Write) -> anyhow::Result<Summary> {
+fn run_file(file: &File, folder: &Path, out: &mut impl Write) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
     for (index, case) in file.cases.iter().enumerate() {
-        match kinds::check(&file.kind, case) {
+        match kinds::check(&file.kind, case, folder) {
             Ok(()) => summary.passed += 1,
             Err(error) => {
                 summary.failed += 1;

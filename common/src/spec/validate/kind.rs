@@ -4,7 +4,7 @@ use super::super::draft::{LossDraft, PhaseDraft};
 use super::super::suggest;
 use super::super::{
     DistillSpec, EncoderSpec, FinetuneSpec, HeadSpec, Knn, LabelledStream, LinearEvalSpec,
-    MemorySpec, NtXentSpec, PhaseKind, PretrainSpec, Source,
+    MemorySpec, NtXentSpec, PhaseKind, PretrainSpec, Source, Teacher,
 };
 use super::check::{At, Check};
 use super::gang::Layout;
@@ -73,7 +73,7 @@ pub(super) fn foreign_fields(check: &mut Check, at: &At, draft: &PhaseDraft, kin
         (
             "from",
             draft.from.is_some(),
-            &[Pretrain, LinearEval, Finetune],
+            &[Pretrain, LinearEval, Finetune, Distill],
         ),
         ("loss", draft.loss.is_some(), &[Pretrain]),
         ("probe", draft.probe.is_some(), &[Pretrain]),
@@ -321,29 +321,44 @@ fn distill(
     }
     let teacher_at = at.field("teacher");
     let teacher = match draft.teacher.as_deref() {
+        Some(word) if word.contains(':') => {
+            data::url(check, &teacher_at, word);
+            Some((Teacher::Import(word.to_owned()), context.encoder))
+        }
         Some(word) => earlier_phase(
             check,
             &teacher_at,
             word,
             &[LinearEval, Finetune, Distill],
             context,
-        ),
+        )
+        .map(|(name, phase)| (Teacher::Phase(name), &phase.encoder)),
         None => {
             check.refuse(
                 &teacher_at,
-                "is required: the earlier phase whose classifier teaches",
+                "is required: the earlier phase whose classifier teaches, or an import URL",
             );
             None
         }
     };
+    let word = draft.from.as_deref().unwrap_or("random");
+    let kinds = [Pretrain, Finetune, Distill];
+    let from = source(check, &at.field("from"), word, &kinds, context);
+    let start = from.as_ref().and_then(|(_, phase)| phase.as_ref());
+    if let (Some(student), Some(start)) = (&student, start) {
+        check.require(&at.field("student"), *student == start.encoder, || {
+            format!("is another network than that of `{word}`, which it starts from: leave it out")
+        });
+    }
     let encoder = student
-        .clone()
-        .or(teacher.as_ref().map(|(_, phase)| phase.encoder.clone()))
+        .or(start.map(|phase| phase.encoder.clone()))
+        .or(teacher.as_ref().map(|(_, encoder)| (*encoder).clone()))
         .unwrap_or_else(|| context.encoder.clone());
-    let kind = teacher.map(|(teacher, _)| {
+    let kind = teacher.zip(from).map(|((teacher, _), (from, _))| {
         PhaseKind::Distill(DistillSpec {
             teacher,
-            student,
+            student: encoder.clone(),
+            from,
             temperature,
             alpha,
             labelled,

@@ -1,7 +1,9 @@
 use diptych_common::checkpoint::{CheckpointReader, CheckpointRef, Keep, export};
-use diptych_common::store;
+use diptych_common::{import, store};
+use tch::Tensor;
 
 use super::gang::{Attempted, Ended, Job};
+use crate::checkpoint::load;
 use crate::phase::PhaseError;
 
 const COMMON: &str = "batch: 20, steps: 2, max_bad_images: 0.1, lanes: 4, \
@@ -68,4 +70,138 @@ fn another_job_goes_on_from_an_export() {
         "{:?}",
         refused.errors
     );
+}
+
+/// The same weights as another program would leave them: no description, and something in front of every name.
+fn foreign(job: &Job, export: &str, prefix: &str) -> String {
+    let path = store::local_path(export).unwrap();
+    let file = std::fs::read(&path).unwrap().into();
+    let (info, tensors) = import::tensors(&file, Some(&path)).unwrap();
+    assert!(info.is_some());
+    let tensors = load::to_tensors(&tensors).unwrap();
+    let named: Vec<(String, &Tensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
+        .collect();
+    let path = job
+        .path()
+        .join(format!("foreign{}.safetensors", prefix.len()));
+    Tensor::write_safetensors(&named, &path).unwrap();
+    format!("file://{}", path.display())
+}
+
+#[test]
+fn any_phase_starts_and_learns_from_another_program_s_weights() {
+    let phases = format!(
+        "  - {{name: pre, kind: pretrain, {COMMON}}}\n  - {{name: tune, kind: finetune, from: pre, {COMMON}}}\n"
+    );
+    let mut source = Job::new("fp32", &phases);
+    let pre = source.run(0, 1).commits.pop().unwrap();
+    let tuned = source.run(1, 1).commits.pop().unwrap();
+    let start = exported(&source, &pre, Keep::Network);
+    let start = foreign(&source, &start, "state_dict.");
+    let described = exported(&source, &tuned, Keep::Network);
+    let bare = foreign(&source, &described, "module.");
+
+    // A frozen encoder comes out as it went in.
+    let mut job = Job::new(
+        "fp32",
+        &format!("  - {{name: eval, kind: linear_eval, from: \"{start}\", {COMMON}}}\n"),
+    );
+    let last = job.run(0, 1).commits.pop().unwrap();
+    let (before, after) = (source.tensors(&pre), job.tensors(&last));
+    for name in ["conv1.weight", "layer4.1.bn2.running_var"] {
+        assert_eq!(before[name], after[name], "{name}");
+    }
+
+    for (teacher, from) in [(&described, &start), (&bare, &bare)] {
+        let ended = alone(&format!(
+            "name: student, kind: distill, teacher: \"{teacher}\", from: \"{from}\""
+        ));
+        assert!(ended.errors.is_empty(), "{:?}", ended.errors);
+        assert!(ended.results.contains_key("eval_top1"));
+        assert!(ended.notices.iter().all(|(kind, _)| *kind != "fresh_head"));
+    }
+    let refused = alone(&format!(
+        "name: student, kind: distill, teacher: \"{start}\""
+    ));
+    assert!(
+        matches!(&refused.errors[..], [PhaseError::Refused(why)] if why.contains("no classifier")),
+        "{:?}",
+        refused.errors
+    );
+}
+
+#[test]
+fn an_import_of_another_network_is_refused_with_every_difference() {
+    let mut source = Job::new(
+        "fp32",
+        &format!("  - {{name: pre, kind: pretrain, {COMMON}}}\n"),
+    );
+    let last = source.run(0, 1).commits.pop().unwrap();
+    let url = foreign(&source, &exported(&source, &last, Keep::Network), "");
+    let refused = alone(&format!(
+        "name: student, kind: distill, teacher: \"{url}\", from: \"{url}\", \
+         student: {{depth: 34, width: 0.0625, stem: cifar}}"
+    ));
+    // The teacher comes first.
+    assert!(
+        matches!(&refused.errors[..], [PhaseError::Refused(_)]),
+        "{:?}",
+        refused.errors
+    );
+
+    let mut other = Job::with_network(
+        "fp32",
+        "encoder: {depth: 34, width: 0.0625, stem: cifar}\n",
+        &format!("  - {{name: tune, kind: finetune, from: \"{url}\", {COMMON}}}\n"),
+    );
+    let refused = other.attempt(
+        0,
+        Attempted {
+            world: 1,
+            ..Attempted::default()
+        },
+    );
+    let [PhaseError::BadCheckpoint { object, problem }] = &refused.errors[..] else {
+        panic!("{:?}", refused.errors)
+    };
+    assert_eq!(object, &url);
+    for word in [
+        "encoder: {depth: 18}",
+        "missing:",
+        "layer3.5.bn2.running_var",
+        "layer1.2.conv1.weight",
+    ] {
+        assert!(problem.contains(word), "{word}: {problem}");
+    }
+}
+
+#[test]
+fn an_import_of_a_later_phase_is_looked_at_before_the_first_step() {
+    let mut source = Job::new(
+        "fp32",
+        &format!("  - {{name: pre, kind: pretrain, {COMMON}}}\n"),
+    );
+    let last = source.run(0, 1).commits.pop().unwrap();
+    let url = exported(&source, &last, Keep::Network);
+    let phases = format!(
+        "  - {{name: pre, kind: pretrain, {COMMON}}}\n\
+         \x20 - {{name: student, kind: distill, teacher: \"{url}\", {COMMON}}}\n\
+         \x20 - {{name: tune, kind: finetune, from: \"{url}\", head_layer: 0, {COMMON}}}\n"
+    );
+    let ended = Job::new("fp32", &phases).attempt(
+        0,
+        Attempted {
+            world: 1,
+            ..Attempted::default()
+        },
+    );
+    assert!(
+        matches!(&ended.errors[..], [PhaseError::Refused(why)]
+            if why.starts_with("phase student: ") && why.contains("no classifier")),
+        "{:?}",
+        ended.errors
+    );
+    assert!(ended.losses.is_empty());
 }

@@ -1,7 +1,5 @@
 //! What the kinds of phases do differently inside the one training loop.
 
-use diptych_common::spec::{PhaseKind, PhaseSpec};
-
 use super::evaluation::{self, Reading};
 use super::{Learner, PhaseError};
 use crate::backward::MicroBatch;
@@ -107,13 +105,5 @@ impl EvalData {
             }
             _ => Ok(Vec::new()),
         }
-    }
-}
-
-/// Views of each image that a phase trains on.
-pub fn views(phase: &PhaseSpec) -> u32 {
-    match phase.kind {
-        PhaseKind::Pretrain(_) => 2,
-        PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) | PhaseKind::Distill(_) => 1,
     }
 }

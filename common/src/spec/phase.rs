@@ -87,6 +87,18 @@ pub enum PhaseKind {
     Distill(DistillSpec),
 }
 
+impl PhaseKind {
+    /// As specs write it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pretrain(_) => "pretrain",
+            Self::LinearEval(_) => "linear_eval",
+            Self::Finetune(_) => "finetune",
+            Self::Distill(_) => "distill",
+        }
+    }
+}
+
 /// Contrastive pretraining.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PretrainSpec {

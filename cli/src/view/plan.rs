@@ -51,6 +51,10 @@ fn facts(phase: &PhasePlan) -> Vec<(&'static str, Option<String>)> {
         Origin::Stated => "as stated",
         Origin::Assumed => "assumed",
     };
+    let images = match phase.images == phase.facts.images {
+        true => phase.images.to_string(),
+        false => format!("{} of {}", phase.images, phase.facts.images),
+    };
     let labels = match phase.facts.classes {
         0 => "no labels".to_owned(),
         classes => format!("{classes} classes"),
@@ -75,7 +79,7 @@ fn facts(phase: &PhasePlan) -> Vec<(&'static str, Option<String>)> {
     vec![
         (
             "data",
-            Some(format!("{}: {} images, {labels} ({origin})", phase.data, phase.images)),
+            Some(format!("{}: {images} images, {labels} ({origin})", phase.data)),
         ),
         (
             "steps",

@@ -1,6 +1,6 @@
 //! The encoder as the list of what it does to one view: work, and what each operation leaves in memory.
 
-use crate::spec::{EncoderSpec, MaxPool};
+use crate::spec::EncoderSpec;
 
 use super::{ConvNorm, Convolution, Layers, Part, Selective};
 
@@ -44,8 +44,8 @@ pub fn operations(encoder: &EncoderSpec, image_size: u32) -> Vec<Operation> {
     for part in &layers.stem {
         walk.conv_norm(part, 2);
     }
-    if let (Some(pool), Some(last)) = (layers.max_pool, layers.stem.last()) {
-        walk.max_pool(last.conv.output, pool);
+    if let (Some(_), Some(last)) = (layers.max_pool, layers.stem.last()) {
+        walk.max_pool(last.conv.output);
     }
     for block in &layers.blocks {
         let (before, input) = (walk.side, block.path.first().map_or(0, channels_in));
@@ -121,19 +121,14 @@ impl Walk {
         self.convolution(&part.conv, kept, true);
     }
 
-    fn max_pool(&mut self, channels: u64, windows: MaxPool) {
+    fn max_pool(&mut self, channels: u64) {
         let input = channels * self.side.pow(2);
         self.side = self.side.div_ceil(2);
         let output = channels * self.side.pow(2);
-        // TensorFlow's windows are made by padding a copy of the input.
-        let padded = match windows {
-            MaxPool::Torch => 0,
-            MaxPool::Tensorflow => input,
-        };
         self.push(Operation {
             input,
             output,
-            kept: output + padded,
+            kept: output,
             kept_bytes: POSITION * output,
             ..Operation::default()
         });

@@ -137,7 +137,7 @@ impl Setting<'_> {
             ..Memory::default()
         };
         if let PhaseKind::Pretrain(_) = self.phase.kind {
-            let dim = own.head.last().map_or(0, |layer| layer.1);
+            let dim = own.output();
             let all = 2 * u64::from(self.phase.batch);
             memory.embeddings = sizes.weight * dim * (2 * all + 6 * rows);
             memory.loss = sizes.weight * STRIPS * all.max(STRIP.min(512 * all)).min(all * rows);
@@ -234,7 +234,7 @@ impl Network {
         }
         // A dense layer keeps its output and, behind the ReLU, what the next one reads; so do features and logits.
         let dense = self.head.iter().map(|layer| 2 * layer.1).sum::<u64>();
-        let classes = self.classifier.map_or(0, |classifier| 2 * classifier.1);
+        let classes = self.classifiers.iter().map(|classifier| 2 * classifier.1).sum::<u64>();
         kept += sizes.weight * (dense + classes);
         (kept, peak.max(kept))
     }

@@ -6,7 +6,7 @@ use crate::network::{
 };
 use crate::spec::{EncoderSpec, HeadSpec, JobSpec, PhaseKind, PhaseSpec};
 
-/// Encoder, the layers of the projection head that are built, and a classifier.
+/// Encoder, the layers of the projection head that are built, and classifiers.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Network {
     pub(super) encoder: EncoderSpec,
@@ -14,8 +14,8 @@ pub(super) struct Network {
     pub(super) operations: Vec<Operation>,
     /// Dense layers behind the encoder, `(inputs, outputs)`, each followed by a batch norm.
     pub(super) head: Vec<(u64, u64)>,
-    /// `(inputs, classes)`.
-    pub(super) classifier: Option<(u64, u64)>,
+    /// `(inputs, classes)` of each classifier or probe.
+    pub(super) classifiers: Vec<(u64, u64)>,
     /// All tensors.
     pub(super) tensors: Vec<TensorInfo>,
 }
@@ -27,36 +27,55 @@ pub(super) struct Networks {
     pub(super) own: Network,
     /// The fixed one that teaches.
     pub(super) teacher: Option<Network>,
-    /// Whether everything is trained, and not the classifier alone.
+    /// Whether everything is trained, and not the classifiers alone.
     pub(super) whole: bool,
 }
 
 impl Network {
-    fn new(encoder: &EncoderSpec, image_size: u32, head: Option<(&HeadSpec, u32)>, classes: Option<u64>) -> Self {
+    /// An encoder for views of this side, and the first layers of a head.
+    fn new(encoder: &EncoderSpec, image_size: u32, head: Option<&HeadSpec>, layers: u32) -> Self {
         let mut tensors = encoder_tensors(encoder);
-        let mut layers = Vec::new();
-        if let Some((head, built)) = head {
+        let mut dense = Vec::new();
+        if let Some(head) = head {
             let is_built = |tensor: &TensorInfo| {
-                (0..built).any(|layer| tensor.name.starts_with(&format!("head.{layer}.")))
+                (0..layers).any(|layer| tensor.name.starts_with(&format!("head.{layer}.")))
             };
-            let kept = head_tensors(encoder, head).into_iter().filter(is_built);
-            let before = tensors.len();
-            tensors.extend(kept);
-            layers.extend(tensors[before..].iter().filter_map(|tensor| match tensor.shape[..] {
-                [output, input] => Some((input, output)),
-                _ => None,
-            }));
+            for tensor in head_tensors(encoder, head).into_iter().filter(is_built) {
+                if let [output, input] = tensor.shape[..] {
+                    dense.push((input, output));
+                }
+                tensors.push(tensor);
+            }
         }
-        let top = layers.last().map_or_else(|| features(encoder), |layer| layer.1);
-        let classifier = classes.map(|classes| (top, classes));
-        tensors.extend(classifier.into_iter().flat_map(|(top, classes)| classifier_tensors(top, classes)));
         Self {
             encoder: encoder.clone(),
             operations: operations(encoder, image_size),
-            head: layers,
-            classifier,
+            head: dense,
+            classifiers: Vec::new(),
             tensors,
         }
+    }
+
+    /// The same with a classifier, called `name`, on a layer: 0 is the encoder's output.
+    fn reading(mut self, name: &str, layer: u32, classes: u64) -> Self {
+        let width = self.width(layer);
+        self.classifiers.push((width, classes));
+        for mut tensor in classifier_tensors(width, classes) {
+            let (_, field) = tensor.name.split_once('.').unwrap_or_default();
+            tensor.name = format!("{name}.{field}");
+            self.tensors.push(tensor);
+        }
+        self
+    }
+
+    fn width(&self, layer: u32) -> u64 {
+        let built = layer.checked_sub(1).and_then(|before| self.head.get(before as usize));
+        built.map_or_else(|| features(&self.encoder), |dense| dense.1)
+    }
+
+    /// Dimensions of what the loss compares.
+    pub(super) fn output(&self) -> u64 {
+        self.width(self.head.len() as u32)
     }
 
     pub(super) fn parameters(&self) -> Parameters {
@@ -71,7 +90,7 @@ impl Network {
     /// Operations of one view's way forward, encoder and dense layers.
     pub(super) fn forward_flops(&self) -> u64 {
         let encoder: u64 = self.operations.iter().map(|operation| operation.flops).sum();
-        let dense = self.head.iter().chain(&self.classifier);
+        let dense = self.head.iter().chain(&self.classifiers);
         encoder + dense.map(|(input, output)| 2 * input * output).sum::<u64>()
     }
 
@@ -87,58 +106,53 @@ impl Networks {
     pub(super) fn of(spec: &JobSpec, phase: &PhaseSpec, classes: u64) -> Self {
         let size = phase.augment.image_size;
         let encoder = spec.encoder_of(phase);
-        let some = (classes > 0).then_some(classes);
-        let classifying = |layers: u32| Network::new(encoder, size, kept(spec, layers), some);
-        match &phase.kind {
+        let with_head = |encoder, layers| Network::new(encoder, size, spec.head(), layers);
+        let (own, teacher) = match &phase.kind {
             PhaseKind::Pretrain(pretrain) => {
-                let head = (&pretrain.head, pretrain.head.layers);
-                let mut own = Network::new(encoder, size, Some(head), None);
-                if pretrain.probe != Some(false) && classes > 0 {
-                    let [mut weight, mut bias] = classifier_tensors(features(encoder), classes);
-                    weight.name = "probe.weight".to_owned();
-                    bias.name = "probe.bias".to_owned();
-                    own.tensors.extend([weight, bias]);
-                }
-                Self { own, teacher: None, whole: true }
+                let layers = pretrain.head.as_ref().map_or(0, |head| head.layers);
+                let network = Network::new(encoder, size, pretrain.head.as_ref(), layers);
+                let own = match pretrain.probe {
+                    Some(false) => network,
+                    _ if classes == 0 => network,
+                    _ => network.reading("probe", pretrain.probe_layer, classes),
+                };
+                (own, None)
             }
-            PhaseKind::LinearEval(linear) => Self {
-                own: classifying(linear.head_layer),
-                teacher: None,
-                whole: false,
-            },
-            PhaseKind::Finetune(tune) => Self {
-                own: classifying(tune.head_layer),
-                teacher: None,
-                whole: true,
-            },
+            PhaseKind::LinearEval(linear) => {
+                let network = with_head(encoder, linear.layers.deepest());
+                let own = network.reading("fc", linear.layers.first, classes);
+                let beside = linear.layers.others.iter();
+                let read = |network: Network, layer: &u32| network.reading("fc_at", *layer, classes);
+                (beside.fold(own, read), None)
+            }
+            PhaseKind::Finetune(tune) => {
+                let network = with_head(encoder, tune.head_layer);
+                (network.reading("fc", tune.head_layer, classes), None)
+            }
             PhaseKind::Distill(distill) => {
                 let teacher = spec.phase_named(&distill.teacher).map(|teacher| {
-                    let layers = match &teacher.kind {
-                        PhaseKind::LinearEval(linear) => linear.head_layer,
+                    let layer = match &teacher.kind {
+                        PhaseKind::LinearEval(linear) => linear.layers.first,
                         PhaseKind::Finetune(tune) => tune.head_layer,
                         PhaseKind::Pretrain(_) | PhaseKind::Distill(_) => 0,
                     };
-                    Network::new(spec.encoder_of(teacher), size, kept(spec, layers), some)
+                    with_head(spec.encoder_of(teacher), layer).reading("fc", layer, classes)
                 });
-                Self {
-                    own: Network::new(encoder, size, None, some),
-                    teacher,
-                    whole: true,
-                }
+                (with_head(encoder, 0).reading("fc", 0, classes), teacher)
             }
+        };
+        Self {
+            own,
+            teacher,
+            whole: !matches!(phase.kind, PhaseKind::LinearEval(_)),
         }
     }
 
     /// Elements that the optimiser updates.
     pub(super) fn trained(&self) -> u64 {
         let trains = |tensor: &&TensorInfo| {
-            tensor.role == Role::Weight && (self.whole || tensor.name.starts_with("fc."))
+            tensor.role == Role::Weight && (self.whole || tensor.name.starts_with("fc"))
         };
         self.own.tensors.iter().filter(trains).map(TensorInfo::elements).sum()
     }
-}
-
-/// The projection head where layers of it are kept.
-fn kept(spec: &JobSpec, layers: u32) -> Option<(&HeadSpec, u32)> {
-    (layers > 0).then(|| (spec.head(), layers))
 }

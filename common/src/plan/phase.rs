@@ -205,7 +205,7 @@ impl Parameters {
             tensors.iter().filter(part).map(TensorInfo::elements).sum()
         };
         let count = parameters(tensors);
-        let (head, classifier) = (of(&["head"]), of(&["fc", "probe"]));
+        let (head, classifier) = (of(&["head"]), of(&["fc", "fc_at", "probe"]));
         Self {
             encoder: count.trainable - head - classifier,
             head,
@@ -226,13 +226,13 @@ impl Work {
     ) -> Self {
         let own = &networks.own;
         let forward = own.forward_flops() as f64;
-        let classifier = own.classifier.map_or(0, |(inputs, classes)| 2 * inputs * classes) as f64;
+        let classifier = own.classifiers.iter().map(|(inputs, classes)| 2 * inputs * classes).sum::<u64>() as f64;
         let batch = f64::from(phase.batch);
         let in_parts = phase.micro_batch_groups < phase.groups;
         let step = match &phase.kind {
             PhaseKind::Pretrain(_) => {
                 let rows = 2.0 * batch;
-                let dim = own.head.last().map_or(0, |layer| layer.1) as f64;
+                let dim = own.output() as f64;
                 // The similarities twice, and their weights times the rows.
                 let loss = 6.0 * rows * rows * dim;
                 rows * forward * if in_parts { 4.0 } else { 3.0 } + loss

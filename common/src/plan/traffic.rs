@@ -41,7 +41,7 @@ impl Traffic {
         let pretrains = matches!(phase.kind, PhaseKind::Pretrain(_));
         let forwards = if pretrains && parts > 1 { 2 } else { 1 };
         let groups = u64::from(phase.groups);
-        let dim = networks.own.head.last().map_or(0, |layer| layer.1);
+        let dim = networks.own.output();
         let rows = if pretrains { 2 * u64::from(phase.batch) } else { 0 };
         let (mut gathered, mut summed, mut norms) = (0, 0, 0);
         if networks.whole {

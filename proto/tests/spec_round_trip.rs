@@ -36,14 +36,30 @@ fn resources() -> impl Strategy<Value = Option<ResourcesDraft>> {
 }
 
 fn encoder() -> impl Strategy<Value = EncoderDraft> {
-    (any::<u32>(), number(), text(), text()).prop_map(|(depth, width, stem, basic_shortcut)| {
-        EncoderDraft {
+    let words = [text(), text(), text()];
+    let flag = option::of(any::<bool>());
+    (any::<u32>(), number(), words, flag).prop_map(
+        |(depth, width, [stem, basic_shortcut, max_pool], selective_kernel)| EncoderDraft {
             depth,
             width,
             stem,
             basic_shortcut,
-        }
-    })
+            selective_kernel,
+            max_pool,
+        },
+    )
+}
+
+fn head() -> impl Strategy<Value = HeadDraft> {
+    (text(), count(), count()).prop_map(|(kind, layers, dim)| HeadDraft { kind, layers, dim })
+}
+
+fn head_layer() -> impl Strategy<Value = HeadLayerDraft> {
+    prop_oneof![
+        any::<u32>().prop_map(HeadLayerDraft::One),
+        "[a-z]{0,3}".prop_map(HeadLayerDraft::Word),
+        prop::collection::vec(any::<u32>(), 0..4).prop_map(HeadLayerDraft::List),
+    ]
 }
 
 fn data() -> impl Strategy<Value = DataDraft> {
@@ -146,12 +162,13 @@ fn phase() -> impl Strategy<Value = PhaseDraft> {
         option::of(augment()),
         resources(),
         option::of(encoder()),
+        option::of(head_layer()),
     );
     (words, counts, numbers, parts).prop_map(|(words, counts, numbers, parts)| {
         let (name, kind, [from, teacher, train, every, list]) = words;
         let ([lanes, groups, micro, layer, labelled, keep], steps, flag) = counts;
         let [epochs, bad, temperature, alpha, share, often] = numbers;
-        let (optimizer, augment, resources, student) = parts;
+        let (optimizer, augment, resources, student, head_layer) = parts;
         PhaseDraft {
             name,
             kind,
@@ -186,7 +203,8 @@ fn phase() -> impl Strategy<Value = PhaseDraft> {
                 scale: train,
             }),
             probe: flag,
-            head_layer: layer,
+            probe_layer: layer,
+            head_layer,
             labels: share.map(|_| LabelsDraft {
                 share,
                 per_class: labelled,
@@ -209,7 +227,7 @@ prop_compose! {
         resources in resources(),
         data in prop::collection::btree_map("[a-z]{0,4}", data(), 0..3),
         encoder in encoder(),
-        head in option::of((count(), count()).prop_map(|(layers, dim)| HeadDraft { layers, dim })),
+        head in option::of(head()),
         phases in prop::collection::vec(phase(), 0..4),
     ) -> JobDraft {
         let (api_version, name, storage) = words;

@@ -8,7 +8,8 @@ use super::job::{JobView, PhaseView};
 use crate::output::Output;
 use crate::output::table::{columns, or_dash, percent, seconds};
 
-/// One row a phase; draws of one phase (`tuned-0`, `tuned-1`, …) are followed by their mean.
+/// One row a phase; draws of one phase (`tuned-0`, `tuned-1`, …) are followed by their mean, and a phase that evaluated
+/// several layers by a row for each.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Summary(pub(crate) JobView);
@@ -26,7 +27,10 @@ impl Output for Summary {
         headings.extend(SHARES.map(|(heading, _)| heading));
         let rows = groups(&self.0.phases).into_iter().flat_map(|group| {
             let mean = (group.len() > 1).then(|| mean_row(group));
-            group.iter().map(phase_row).chain(mean)
+            let rows = group.iter().flat_map(|phase| {
+                std::iter::once(phase_row(phase)).chain(layer_rows(phase))
+            });
+            rows.chain(mean)
         });
         columns(out, &headings, rows)
     }
@@ -42,6 +46,29 @@ fn phase_row(phase: &PhaseView) -> Vec<String> {
     ];
     row.extend(SHARES.map(|(_, names)| or_dash(phase.value(names).map(percent))));
     row
+}
+
+/// `linear @h`, `linear @1`, …: what was measured as `eval_top1@h` and so on.
+fn layer_rows(phase: &PhaseView) -> Vec<Vec<String>> {
+    let names = phase.results.keys().chain(phase.metrics.keys());
+    let mut layers: Vec<&str> = names
+        .filter_map(|name| name.strip_prefix("eval_top1@"))
+        .collect();
+    layers.sort_by_key(|layer| match *layer {
+        "h" => 0,
+        layer => layer.parse().unwrap_or(u32::MAX),
+    });
+    layers.dedup();
+    let row = |layer: &str| {
+        let mut row = vec![format!("{} @{layer}", phase.name)];
+        row.extend(["", "", "", ""].map(str::to_owned));
+        row.extend(SHARES.map(|(_, names)| {
+            let name = format!("{}@{layer}", names[0]);
+            or_dash(phase.value(&[&name]).map(percent))
+        }));
+        row
+    };
+    layers.into_iter().map(row).collect()
 }
 
 fn mean_row(group: &[PhaseView]) -> Vec<String> {
@@ -79,6 +106,26 @@ mod tests {
     use super::super::PhaseState;
     use super::super::job::samples::{job, phase};
     use super::*;
+
+    #[test]
+    fn a_phase_of_several_layers_has_a_row_for_each_in_their_order() {
+        let mut linear = phase("linear", PhaseState::Done);
+        for (layer, top1) in [("", 0.9), ("@h", 0.9), ("@1", 0.8), ("@2", 0.7), ("@10", 0.6), ("@z", 0.5)] {
+            linear.results.insert(format!("eval_top1{layer}"), top1);
+            linear.results.insert(format!("eval_top5{layer}"), 1.0);
+        }
+        let mut out = Vec::new();
+        Summary(job(vec![linear])).table(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        let layers: Vec<&str> = rows[2..].iter().map(|row| row[1]).collect();
+        assert_eq!(layers, ["@h", "@1", "@2", "@10", "@z"], "{text}");
+        assert_eq!(rows[1][5..7], ["90.0", "%"]);
+        assert_eq!(rows[6], ["linear", "@z", "50.0", "%", "100.0", "%", "-"]);
+    }
 
     #[test]
     fn draws_of_one_phase_are_followed_by_their_mean() {

@@ -94,7 +94,8 @@ pub fn wanted(manifest: &Manifest, tensor: &TensorEntry, keep: Keep) -> bool {
                         .zip(head_layer(&tensor.name))
                         .is_some_and(|(classifier, layer)| layer < classifier.head_layer)
             }
-            "probe" => false,
+            // Trained beside the network, for figures alone.
+            "probe" | "fc_at" => false,
             _ => true,
         }
 }

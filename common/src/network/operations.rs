@@ -48,7 +48,7 @@ pub fn operations(encoder: &EncoderSpec, image_size: u32) -> Vec<Operation> {
         walk.max_pool(last.conv.output);
     }
     for block in &layers.blocks {
-        let (before, input) = (walk.side, block.path.first().map_or(0, channels_in));
+        let (before, input) = (walk.side, block.path.first().map_or(0, |part| part.first().input));
         walk.beside = input * before.pow(2);
         for part in &block.path {
             match part {
@@ -74,13 +74,6 @@ pub fn operations(encoder: &EncoderSpec, image_size: u32) -> Vec<Operation> {
         walk.side = after;
     }
     walk.done
-}
-
-fn channels_in(part: &Part) -> u64 {
-    match part {
-        Part::Plain(part) => part.conv.input,
-        Part::Selective(kernel) => kernel.streams.conv.input,
-    }
 }
 
 /// Where a walk through the layers stands.

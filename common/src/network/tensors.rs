@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{EncoderSpec, HeadSpec};
 
-use super::features;
-use super::layers::convolutions;
+use super::{Layers, features, layer_width};
 
 /// What a tensor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,19 +50,22 @@ impl TensorInfo {
     }
 }
 
-/// The encoder, in forward order: `conv1.weight`, `bn1.weight`, …, `layer4.1.bn2.running_var`. torchvision's
+/// The encoder, block by block: `conv1.weight`, `bn1.weight`, …, `layer4.1.bn2.running_var`. torchvision's
 /// `num_batches_tracked` is no state of ours; exports add it.
 pub fn encoder_tensors(encoder: &EncoderSpec) -> Vec<TensorInfo> {
     let mut all = Vec::new();
-    // The size of the image changes no tensor.
-    for conv in convolutions(encoder, 32) {
+    for (conv, batch_norm) in Layers::of(encoder).convolutions() {
         let shape = [conv.output, conv.input, conv.kernel, conv.kernel];
         all.push(TensorInfo::new(
             format!("{}.weight", conv.name),
             &shape,
             Role::Weight,
         ));
-        all.extend(norm(&conv.norm, conv.output, true));
+        all.extend(
+            batch_norm
+                .into_iter()
+                .flat_map(|name| norm(name, conv.output, true)),
+        );
     }
     all
 }
@@ -75,7 +77,7 @@ pub fn head_tensors(encoder: &EncoderSpec, head: &HeadSpec) -> Vec<TensorInfo> {
     let mut all = Vec::new();
     for layer in 0..head.layers {
         let last = layer + 1 == head.layers;
-        let output = if last { u64::from(head.dim) } else { width };
+        let output = layer_width(encoder, Some(head), layer + 1);
         all.push(TensorInfo::new(
             format!("head.{layer}.weight"),
             &[output, width],
@@ -88,10 +90,23 @@ pub fn head_tensors(encoder: &EncoderSpec, head: &HeadSpec) -> Vec<TensorInfo> {
 
 /// A linear classifier: `fc.weight` and `fc.bias`.
 pub fn classifier_tensors(features: u64, classes: u64) -> [TensorInfo; 2] {
-    [
-        TensorInfo::new("fc.weight".to_owned(), &[classes, features], Role::Weight),
-        TensorInfo::new("fc.bias".to_owned(), &[classes], Role::Weight),
-    ]
+    linear("fc", features, classes)
+}
+
+/// One of the other classifiers of a linear evaluation of several layers: `fc_at.{layer}.weight` and `….bias`. They
+/// are no part of the network that later phases and exports take.
+pub fn extra_classifier_tensors(layer: u32, features: u64, classes: u64) -> [TensorInfo; 2] {
+    linear(&extra_classifier_name(layer), features, classes)
+}
+
+/// `fc_at.{layer}`.
+pub fn extra_classifier_name(layer: u32) -> String {
+    format!("fc_at.{layer}")
+}
+
+fn linear(name: &str, features: u64, classes: u64) -> [TensorInfo; 2] {
+    let shapes: [(&str, &[u64]); 2] = [("weight", &[classes, features]), ("bias", &[classes])];
+    shapes.map(|(field, shape)| TensorInfo::new(format!("{name}.{field}"), shape, Role::Weight))
 }
 
 fn norm(name: &str, channels: u64, bias: bool) -> Vec<TensorInfo> {

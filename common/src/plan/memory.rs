@@ -242,21 +242,25 @@ impl Network {
     /// Of one view: the most that is alive at once in a pass without a graph.
     fn forward_bytes(&self, sizes: Sizes, several: bool) -> u64 {
         let alive = |operation: &Operation| {
-            sizes.activation * (operation.input + operation.output) + sizes.meanwhile(operation, several)
+            let own = operation.input + 2 * operation.output;
+            sizes.activation * (own + operation.beside + sizes.extra(operation, several))
         };
         self.operations.iter().map(alive).max().unwrap_or(0)
     }
 }
 
 impl Sizes {
-    /// Bytes of one view beside what is kept while an operation runs, forward or backward: the gradient of its output
-    /// before and after the batch norm, or that and the input's; the block's input or its gradient; patches; and, where
-    /// the batch norm of several groups joins its parts, those.
+    /// Bytes of one view beside what is kept while the backward pass is at an operation: the gradient of its output
+    /// before and after the batch norm, or that and its input's; and the gradient that waits for the shortcut.
     fn meanwhile(&self, operation: &Operation, several: bool) -> u64 {
-        let joined = if several && operation.norm > 0 { operation.output } else { 0 };
         let gradients = operation.output + operation.output.max(operation.input);
-        let patches = if self.patches { operation.patches } else { 0 };
-        self.activation * (gradients + operation.beside + joined + patches)
+        self.activation * (gradients + operation.beside + self.extra(operation, several))
+    }
+
+    /// Elements of patches, and of the parts that the batch norm of several groups joins.
+    fn extra(&self, operation: &Operation, several: bool) -> u64 {
+        let joined = if several && operation.norm > 0 { operation.output } else { 0 };
+        joined + if self.patches { operation.patches } else { 0 }
     }
 }
 

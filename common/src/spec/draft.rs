@@ -110,27 +110,39 @@ draft! {
 draft! {
     /// A residual network.
     pub struct EncoderDraft {
-        /// 18, 34 or 50.
+        /// 18, 34, 50, 101, 152 or 200.
         pub depth: u32,
-        /// Multiplier on every layer's width; fractions such as 0.25 are allowed. Default 1.
+        /// Multiplier on every layer's width, up to 8; fractions such as 0.25 are allowed. Default 1.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub width: Option<f64>,
         /// `imagenet` (7×7 stride 2 and max-pool; default) or `cifar` (3×3 stride 1, for images up to 64 pixels).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub stem: Option<String>,
-        /// Depth 18 and 34: `identity` (default, torchvision's) or `projection` (the official SimCLR code's).
+        /// Depth 18 and 34: `identity` (torchvision's; default) or `projection` (the official SimCLR code's; default
+        /// with `selective_kernel`).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub basic_shortcut: Option<String>,
+        /// SimCLR v2's SK networks: two streams and their mixing in place of the 3×3 convolutions of depth 50 and above,
+        /// average-pool shortcuts, and three 3×3 convolutions in place of the 7×7 of `stem: imagenet`. Default false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub selective_kernel: Option<bool>,
+        /// `stem: imagenet`: padding of its max-pool, `torch` (torchvision's; default) or `tensorflow` (the official
+        /// code's, for its released weights).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub max_pool: Option<String>,
     }
 }
 
 draft! {
     /// The projection head g.
     pub struct HeadDraft {
-        /// 2 (SimCLR v1; default) or 3 (SimCLR v2).
+        /// `nonlinear` (default), `linear` (one layer) or `none` (the loss compares the encoder's outputs).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub kind: Option<String>,
+        /// nonlinear: 1 to 32; 2 in SimCLR v1 (default), 3 in v2. All but the last are as wide as the encoder's output.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub layers: Option<u32>,
-        /// Output dimensions. Default 128.
+        /// nonlinear, linear: output dimensions. Default 128.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub dim: Option<u32>,
     }
@@ -192,10 +204,14 @@ draft! {
         /// the data has labels.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub probe: Option<bool>,
-        /// linear_eval, finetune: the layer that the classifier reads: 0 (default) is the encoder's output, j the
-        /// projection head's j-th layer.
+        /// pretrain: the layer that the probe reads, counted as `head_layer`. Default 0.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub head_layer: Option<u32>,
+        pub probe_layer: Option<u32>,
+        /// linear_eval, finetune: the layer that the classifier reads: 0 (default) is the encoder's output, j the
+        /// projection head's j-th layer. linear_eval also takes a list or `all`: one classifier on each, trained at
+        /// once. The first one's accuracy is the phase's, and its classifier is what a student or an export takes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub head_layer: Option<HeadLayerDraft>,
         /// finetune, distill with `alpha` < 1: which labels may be used. Default: all.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub labels: Option<LabelsDraft>,
@@ -215,6 +231,18 @@ draft! {
         #[serde(skip_serializing_if = "Option::is_none")]
         pub labelled_batch: Option<u32>,
     }
+}
+
+/// One layer, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum HeadLayerDraft {
+    /// This one.
+    One(u32),
+    /// `all`: the encoder's output and every layer of the projection head.
+    Word(String),
+    /// These, the most important first.
+    List(Vec<u32>),
 }
 
 draft! {

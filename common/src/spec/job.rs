@@ -20,7 +20,7 @@ pub struct JobSpec {
     pub(super) priority: i32,
     pub(super) data: BTreeMap<DataName, DataSpec>,
     pub(super) encoder: EncoderSpec,
-    pub(super) head: HeadSpec,
+    pub(super) head: Option<HeadSpec>,
     pub(super) phases: Vec<PhaseSpec>,
 }
 
@@ -60,9 +60,9 @@ impl JobSpec {
         &self.encoder
     }
 
-    /// The projection head that `pretrain` puts on the encoder.
-    pub fn head(&self) -> &HeadSpec {
-        &self.head
+    /// The projection head that `pretrain` puts on the encoder, if any.
+    pub fn head(&self) -> Option<&HeadSpec> {
+        self.head.as_ref()
     }
 
     /// BLAKE3 of the draft as compact JSON, fields in the order of [`draft`](super::draft), absent ones left out.

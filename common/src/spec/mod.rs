@@ -18,12 +18,12 @@ pub use augment::{AugmentSpec, ColorSpec};
 pub use data::{DataFormat, DataSpec, Labels};
 pub use draft::JobDraft;
 pub use job::{JobSpec, Source};
-pub use network::{BasicShortcut, EncoderSpec, HeadSpec, Stem};
+pub use network::{BasicShortcut, Depth, DepthError, EncoderSpec, HeadSpec, MaxPool, Stem};
 pub use optim::{OptimizerSpec, Rule, Scaling};
 pub use parse::load;
 pub use phase::{
-    CheckpointSpec, Device, DistillSpec, EvaluateSpec, FinetuneSpec, Gang, Knn, LabelledStream,
-    Length, LinearEvalSpec, NtXentSpec, PhaseKind, PhaseSpec, Precision, PretrainSpec,
+    CheckpointSpec, Device, DistillSpec, EvaluateSpec, FinetuneSpec, Gang, HeadLayers, Knn,
+    LabelledStream, Length, LinearEvalSpec, NtXentSpec, PhaseKind, PhaseSpec, Precision, PretrainSpec,
 };
 pub use schema::schema;
 pub use validate::{FieldError, SpecErrors};

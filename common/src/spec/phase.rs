@@ -106,12 +106,14 @@ pub struct PretrainSpec {
     pub from: Source,
     /// The encoder.
     pub encoder: EncoderSpec,
-    /// The projection head.
-    pub head: HeadSpec,
+    /// The projection head; without one, the loss compares the encoder's outputs.
+    pub head: Option<HeadSpec>,
     /// The loss.
     pub loss: NtXentSpec,
     /// Train a linear probe on stopped gradients: `Some(true)` always, `None` where the data has labels.
     pub probe: Option<bool>,
+    /// The layer that the probe reads: 0 for the encoder's output, j for the projection head's j-th.
+    pub probe_layer: u32,
     /// The kNN evaluation, if any.
     pub knn: Option<Knn>,
 }
@@ -141,10 +143,19 @@ pub struct Knn {
 pub struct LinearEvalSpec {
     /// What to evaluate.
     pub from: Source,
-    /// 0 for the encoder's output, j for the projection head's j-th layer.
-    pub head_layer: u32,
+    /// What the classifiers read.
+    pub layers: HeadLayers,
     /// Which labels to train on.
     pub labels: Labels,
+}
+
+/// Layers that a linear evaluation reads, each once: 0 for the encoder's output, j for the projection head's j-th.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadLayers {
+    /// The one whose classifier is the phase's: its accuracy comes first, and a student or an export takes it.
+    pub first: u32,
+    /// The others, in the order of the spec.
+    pub others: Vec<u32>,
 }
 
 /// The whole network on labels; from [`Source::Random`], the supervised baseline.
@@ -252,4 +263,16 @@ pub struct CheckpointSpec {
 pub struct EvaluateSpec {
     /// Every this many epochs as well; `None` for the default of the kind.
     pub every_epochs: Option<f64>,
+}
+
+impl HeadLayers {
+    /// All of them, the phase's own first.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::once(self.first).chain(self.others.iter().copied())
+    }
+
+    /// The last layer that has to be there.
+    pub fn deepest(&self) -> u32 {
+        self.iter().max().unwrap_or(self.first)
+    }
 }

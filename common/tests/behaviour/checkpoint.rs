@@ -11,16 +11,15 @@ use diptych_common::checkpoint::{
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
 use diptych_common::network::{classifier_tensors, encoder_tensors, features, head_tensors};
-use diptych_common::spec::{BasicShortcut, EncoderSpec, HeadSpec, Stem};
+use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, Stem};
 use diptych_common::store;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
 const ENCODER: EncoderSpec = EncoderSpec {
-    depth: 18,
     width: 0.0625,
     stem: Stem::Cifar,
-    basic_shortcut: BasicShortcut::Identity,
+    ..EncoderSpec::torchvision(Depth::D18)
 };
 const HEAD: HeadSpec = HeadSpec { layers: 2, dim: 8 };
 

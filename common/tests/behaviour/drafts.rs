@@ -91,7 +91,12 @@ fn phase() -> impl Strategy<Value = PhaseDraft> {
                         precision: None,
                     }),
                     alpha,
-                    head_layer: layer,
+                    head_layer: layer.map(|layer| match layer {
+                        7 => HeadLayerDraft::Word("all".to_owned()),
+                        64 => HeadLayerDraft::List(vec![0, 1, 1]),
+                        layer => HeadLayerDraft::One(layer),
+                    }),
+                    probe_layer: lanes,
                     labels: share.map(|share| LabelsDraft {
                         share: Some(share),
                         ..LabelsDraft::default()

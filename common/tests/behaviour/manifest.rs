@@ -1,5 +1,6 @@
 use diptych_common::checkpoint::{Manifest, ManifestError, PhaseWord};
 use diptych_common::digest::Digest;
+use diptych_common::spec::{Depth, EncoderSpec, MaxPool};
 use serde_json::{Value, json};
 
 /// A file as version 1 wrote it. It must load for ever.
@@ -25,6 +26,29 @@ fn the_first_version_still_loads() {
     let (bytes, digest) = manifest.encode().expect("encodes");
     assert_eq!(digest, Digest::of(&bytes));
     assert_eq!(Manifest::parse(&bytes), Ok(manifest));
+}
+
+#[test]
+fn networks_of_later_releases_are_written_without_touching_the_earlier_ones() {
+    let old = Manifest::parse(GOLDEN.as_bytes()).expect("loads");
+    let text = |manifest: &Manifest| String::from_utf8(manifest.encode().expect("encodes").0);
+    for word in ["selective_kernel", "max_pool"] {
+        assert!(!text(&old).expect("text").contains(word), "{word}");
+    }
+    let mut new = old;
+    new.network.encoder = EncoderSpec {
+        selective_kernel: true,
+        max_pool: MaxPool::Tensorflow,
+        ..EncoderSpec::torchvision(Depth::D152)
+    };
+    let written = text(&new).expect("text");
+    assert!(written.contains("\"max_pool\": \"tensorflow\"") && written.contains("152"));
+    assert_eq!(Manifest::parse(written.as_bytes()), Ok(new));
+    let refused = changed("/network/encoder/depth", json!(19));
+    assert!(
+        matches!(&refused, Err(ManifestError::Form { reason }) if reason.contains("19 is not")),
+        "{refused:?}"
+    );
 }
 
 #[test]

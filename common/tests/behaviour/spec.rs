@@ -1,4 +1,7 @@
-use diptych_common::spec::{JobDraft, JobSpec, Labels, PhaseKind, SpecErrors, load};
+use diptych_common::spec::{
+    BasicShortcut, Depth, HeadLayers, HeadSpec, JobDraft, JobSpec, Labels, MaxPool, PhaseKind,
+    SpecErrors, load,
+};
 
 /// One phase of each kind, all fields that have a path of their own.
 pub(super) const VALID: &str = r#"
@@ -82,6 +85,67 @@ fn a_valid_spec_gets_every_default() {
     assert_eq!(spec.encoder_of(tuned), spec.encoder());
     assert_eq!(spec.encoder_of(student).width, 0.125);
     assert_ne!(spec.digest(), check(&["seed=4"]).expect("valid").digest());
+}
+
+#[test]
+fn every_network_of_the_papers_can_be_named() {
+    for (depth, expected) in [18, 34, 50, 101, 152, 200].into_iter().zip(Depth::ALL) {
+        let set = format!("encoder={{depth: {depth}, width: 3, selective_kernel: true}}");
+        let spec = check(&[&set]).unwrap_or_else(|errors| panic!("{errors}"));
+        let encoder = spec.encoder();
+        assert_eq!(
+            (encoder.depth, encoder.selective_kernel),
+            (expected, true)
+        );
+        assert_eq!(encoder.max_pool, MaxPool::Torch);
+        assert_eq!(encoder.basic_shortcut, BasicShortcut::Projection);
+    }
+    let identity = ["encoder={depth: 18, stem: cifar, selective_kernel: true, basic_shortcut: identity}"];
+    let spec = check(&identity).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(spec.encoder().basic_shortcut, BasicShortcut::Identity);
+}
+
+#[test]
+fn heads_have_any_number_of_layers_or_none() {
+    let pretrain = |sets: &[&str]| {
+        let spec = check(sets).unwrap_or_else(|errors| panic!("{errors}"));
+        match &spec.phases()[0].kind {
+            PhaseKind::Pretrain(pretrain) => (pretrain.head.clone(), pretrain.probe_layer),
+            other => panic!("{other:?}"),
+        }
+    };
+    let head = |layers, dim| Some(HeadSpec { layers, dim });
+    assert_eq!(pretrain(&["phases[0].probe_layer=3"]), (head(3, 64), 3));
+    assert_eq!(pretrain(&["head={layers: 32}"]).0, head(32, 128));
+    let shallow = |set| [set, "phases[1].head_layer=0", "phases[2].head_layer=0"];
+    for (set, expected) in [
+        ("head={kind: nonlinear, layers: 1}", head(1, 128)),
+        ("head={kind: linear, dim: 9}", head(1, 9)),
+        ("head={kind: none}", None),
+    ] {
+        assert_eq!(pretrain(&shallow(set)).0, expected);
+    }
+}
+
+#[test]
+fn a_linear_evaluation_reads_one_layer_or_several() {
+    let layers = |set: &str| {
+        let spec = check(&[set]).unwrap_or_else(|errors| panic!("{errors}"));
+        match &spec.phases()[1].kind {
+            PhaseKind::LinearEval(linear) => linear.layers.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let of = |first, others: &[u32]| HeadLayers {
+        first,
+        others: others.to_vec(),
+    };
+    assert_eq!(layers("phases[1].head_layer="), of(0, &[]));
+    assert_eq!(layers("phases[1].head_layer=2"), of(2, &[]));
+    assert_eq!(layers("phases[1].head_layer=all"), of(0, &[1, 2, 3]));
+    let listed = layers("phases[1].head_layer=[1, 3, 0]");
+    assert_eq!(listed, of(1, &[3, 0]));
+    assert_eq!(listed.deepest(), 3);
 }
 
 #[test]

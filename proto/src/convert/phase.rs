@@ -4,10 +4,12 @@ use diptych_common::spec::draft::{
     CheckpointDraft, EvaluateDraft, LabelsDraft, LossDraft, PhaseDataDraft, PhaseDraft,
 };
 
+use super::network::{layers_in, layers_out};
 use crate::v1;
 
 impl From<PhaseDraft> for v1::PhaseSpec {
     fn from(draft: PhaseDraft) -> Self {
+        let (head_layer, head_layers) = layers_out(draft.head_layer);
         Self {
             name: draft.name,
             kind: draft.kind,
@@ -27,7 +29,9 @@ impl From<PhaseDraft> for v1::PhaseSpec {
             max_bad_images: draft.max_bad_images,
             loss: draft.loss.map(Into::into),
             probe: draft.probe,
-            head_layer: draft.head_layer,
+            probe_layer: draft.probe_layer,
+            head_layer,
+            head_layers,
             labels: draft.labels.map(Into::into),
             teacher: draft.teacher,
             student: draft.student.map(Into::into),
@@ -59,7 +63,8 @@ impl From<v1::PhaseSpec> for PhaseDraft {
             max_bad_images: wire.max_bad_images,
             loss: wire.loss.map(Into::into),
             probe: wire.probe,
-            head_layer: wire.head_layer,
+            probe_layer: wire.probe_layer,
+            head_layer: layers_in(wire.head_layer, wire.head_layers),
             labels: wire.labels.map(Into::into),
             teacher: wire.teacher,
             student: wire.student.map(Into::into),

@@ -192,13 +192,13 @@ impl ProbeSums {
         batch: &MicroBatch,
         labelled: f64,
     ) -> Result<Option<Tensor>, StepError> {
-        let (Some(labels), Some(features)) = (&batch.labels, outputs.layers.first()) else {
+        let Some(labels) = &batch.labels else {
             return Ok(None);
         };
         if labelled == 0.0 {
             return Ok(None);
         }
-        let Some(logits) = model.probe(features)? else {
+        let Some(logits) = model.probe(outputs)? else {
             return Ok(None);
         };
         let rows = labels.f_ge(0)?.f_nonzero()?.f_squeeze_dim(1)?;

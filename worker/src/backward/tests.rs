@@ -2,7 +2,7 @@
 
 use diptych_common::ids::Rank;
 use diptych_common::spec::{
-    BasicShortcut, EncoderSpec, HeadSpec, NtXentSpec, OptimizerSpec, Precision, Rule, Scaling, Stem,
+    Depth, EncoderSpec, HeadSpec, NtXentSpec, OptimizerSpec, Precision, Rule, Scaling, Stem,
 };
 use tch::{Kind, Tensor};
 
@@ -13,7 +13,7 @@ use crate::device::{Compute, StepError};
 use crate::gather::RowOrder;
 use crate::loss::{cross_entropy, hits};
 use crate::optim::Optimizer;
-use crate::project::{HeadPart, Model, ModelSpec, NamedTensor};
+use crate::project::{HeadPart, Model, ModelSpec, NamedTensor, Reader};
 use crate::reduce::Buckets;
 use crate::verify::{on_ranks, rank_gangs};
 
@@ -43,19 +43,22 @@ struct Left {
 }
 
 fn spec(head: bool) -> ModelSpec {
+    let reader = Reader {
+        layer: 0,
+        classes: 3,
+    };
     ModelSpec {
-        encoder: EncoderSpec {
-            depth: 18,
-            width: 1.0 / 16.0,
-            stem: Stem::Cifar,
-            basic_shortcut: BasicShortcut::Identity,
-        },
         head: head.then_some(HeadPart {
             spec: HeadSpec { layers: 2, dim: 8 },
             layers: 2,
         }),
-        classes: (!head).then_some(3),
-        probe: head.then_some(3),
+        classifier: (!head).then_some(reader),
+        probe: head.then_some(reader),
+        ..ModelSpec::bare(EncoderSpec {
+            width: 1.0 / 16.0,
+            stem: Stem::Cifar,
+            ..EncoderSpec::torchvision(Depth::D18)
+        })
     }
 }
 
@@ -117,6 +120,10 @@ fn state(model: &Model, optimizer: &Optimizer) -> Vec<NamedTensor> {
 }
 
 fn train(machine: Machine, contrastive: bool, steps: u32) -> Vec<Left> {
+    train_model(&spec(contrastive), machine, contrastive, steps)
+}
+
+fn train_model(spec: &ModelSpec, machine: Machine, contrastive: bool, steps: u32) -> Vec<Left> {
     let gangs = rank_gangs(machine.world).expect("gangs");
     on_ranks(gangs, |gang| {
         let views = if contrastive { 2 } else { 1 };
@@ -124,7 +131,7 @@ fn train(machine: Machine, contrastive: bool, steps: u32) -> Vec<Left> {
             Layout::new(BATCH, BATCH, machine.groups, machine.world as u32).expect("a layout");
         let order = RowOrder::of_step(&layout).expect("an order");
         let compute = Compute::cpu(machine.precision);
-        let mut model = Model::new(&spec(contrastive), 7, compute).expect("a model");
+        let mut model = Model::new(spec, 7, compute).expect("a model");
         let mut buckets = Buckets::new(&model, gang.gradients.clone()).expect("buckets");
         let mut optimizer = Optimizer::new(&lars(), &model).expect("an optimiser");
         let how = (machine.groups_at_once, views);
@@ -274,6 +281,80 @@ fn single(what: &str, left: &Left, reference: &Left) {
 #[test]
 fn a_contrastive_step_is_the_same_on_every_machine() {
     same_everywhere(Precision::Fp64, true, exact);
+}
+
+#[test]
+fn selective_kernels_and_other_heads_are_the_same_on_every_machine() {
+    let networks = [(Depth::D50, true, Some(3)), (Depth::D18, true, None)];
+    for (depth, selective_kernel, layers) in networks {
+        let base = spec(true);
+        let network = ModelSpec {
+            encoder: EncoderSpec {
+                depth,
+                selective_kernel,
+                ..base.encoder.clone()
+            },
+            head: layers.map(|layers| HeadPart {
+                spec: HeadSpec { layers, dim: 8 },
+                layers,
+            }),
+            probe: Some(Reader {
+                layer: layers.unwrap_or(0),
+                classes: 3,
+            }),
+            ..base
+        };
+        let machine = |world, groups_at_once| Machine {
+            world,
+            groups: 2,
+            groups_at_once,
+            precision: Precision::Fp64,
+        };
+        let reference = train_model(&network, machine(1, 2), true, 2);
+        for left in train_model(&network, machine(3, 1), true, 2) {
+            exact(&format!("{depth} with {layers:?} layers"), &left, &reference[0]);
+        }
+    }
+}
+
+#[test]
+fn without_a_head_the_loss_compares_the_encoders_outputs() {
+    let gang = crate::collective::solo::gang();
+    let layout = Layout::new(BATCH, BATCH, 1, 1).expect("a layout");
+    let order = RowOrder::of_step(&layout).expect("an order");
+    let bare = ModelSpec {
+        head: None,
+        ..spec(true)
+    };
+    let model = Model::new(&bare, 7, Compute::cpu(Precision::Fp64)).expect("a model");
+    let mut buckets = Buckets::new(&model, gang.gradients.clone()).expect("buckets");
+    let batches = micro_batches(&layout, Rank::new(0), (1, 2), model.compute());
+    let step = Contrastive {
+        loss: &LOSS,
+        order: &order,
+        gang: &gang,
+    };
+    let output = contrastive_step(&model, &mut buckets, &batches, &step).expect("a step");
+    let mode = crate::encode::TrainMode::new(
+        batches[0].group_rows.clone(),
+        false,
+        gang.statistics.clone(),
+    );
+    let outputs = model
+        .forward(&batches[0].images, crate::encode::Mode::Train(&mode))
+        .expect("outputs");
+    let [features] = &outputs.layers[..] else {
+        panic!("h alone")
+    };
+    let expected = crate::loss::nt_xent(
+        &features.detach(),
+        &LOSS,
+        &order,
+        gang.statistics.as_ref(),
+    )
+    .expect("a loss");
+    assert!((output.loss - expected.loss).abs() < 1e-12);
+    assert!(norm(&numbers(&buckets.gradients()[0])) > 0.0);
 }
 
 #[test]

@@ -11,15 +11,13 @@ use diptych_common::checkpoint::{
 };
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
-use diptych_common::spec::{
-    BasicShortcut, EncoderSpec, OptimizerSpec, Precision, Rule, Scaling, Stem,
-};
+use diptych_common::spec::{Depth, EncoderSpec, OptimizerSpec, Precision, Rule, Scaling};
 
 use crate::checkpoint::flat::describe;
 use crate::checkpoint::{FileLayout, Saved, Saver, Storage, load};
 use crate::device::Compute;
 use crate::optim::Optimizer;
-use crate::project::{Model, ModelSpec};
+use crate::project::{Model, ModelSpec, Reader};
 
 /// Saves whose stall is measured; the middle one counts.
 const SAVES: u64 = 5;
@@ -41,24 +39,20 @@ pub struct CheckpointArgs {
 /// A folder that cannot be written, or an unknown model.
 pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
     let depth = match args.model.as_str() {
-        "resnet18" => 18,
-        "resnet34" => 34,
-        "resnet50" => 50,
+        "resnet18" => Depth::D18,
+        "resnet34" => Depth::D34,
+        "resnet50" => Depth::D50,
         other => bail!("--model {other}: use resnet18, resnet34 or resnet50"),
     };
     std::fs::create_dir_all(&args.dir).with_context(|| format!("make {}", args.dir.display()))?;
     let storage = Storage::open(&format!("file://{}", args.dir.canonicalize()?.display()))?;
-    let encoder = EncoderSpec {
-        depth,
-        width: 1.0,
-        stem: Stem::ImageNet,
-        basic_shortcut: BasicShortcut::Identity,
-    };
+    let encoder = EncoderSpec::torchvision(depth);
     let spec = ModelSpec {
-        encoder: encoder.clone(),
-        head: None,
-        classes: Some(1000),
-        probe: None,
+        classifier: Some(Reader {
+            layer: 0,
+            classes: 1000,
+        }),
+        ..ModelSpec::bare(encoder.clone())
     };
     let model = Model::new(&spec, 0, Compute::cpu(Precision::Fp32))?;
     let optimizer = Optimizer::new(&sgd(), &model)?;

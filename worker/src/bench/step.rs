@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use clap::ValueEnum;
-use diptych_common::spec::{BasicShortcut, EncoderSpec, HeadSpec, NtXentSpec, Precision, Stem};
+use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, NtXentSpec, Precision, Stem};
 use tch::{Kind, Tensor};
 
 use super::gang::{GangArgs, on_ranks};
@@ -12,7 +12,7 @@ use crate::collective::Gang;
 use crate::device::Compute;
 use crate::gather::RowOrder;
 use crate::optim::Optimizer;
-use crate::project::{HeadPart, Model, ModelSpec};
+use crate::project::{HeadPart, Model, ModelSpec, Reader};
 use crate::reduce::Buckets;
 
 /// Arguments of `bench step`.
@@ -140,9 +140,9 @@ impl Network {
     /// With a classifier of so many classes, or a projection head of 2 layers.
     pub(super) fn spec(self, image_size: u32, classes: Option<u32>) -> ModelSpec {
         let depth = match self {
-            Self::Resnet18 => 18,
-            Self::Resnet34 => 34,
-            Self::Resnet50 => 50,
+            Self::Resnet18 => Depth::D18,
+            Self::Resnet34 => Depth::D34,
+            Self::Resnet50 => Depth::D50,
         };
         let stem = if image_size <= 32 {
             Stem::Cifar
@@ -156,16 +156,14 @@ impl Network {
             },
             layers: 2,
         };
+        let encoder = EncoderSpec {
+            stem,
+            ..EncoderSpec::torchvision(depth)
+        };
         ModelSpec {
-            encoder: EncoderSpec {
-                depth,
-                width: 1.0,
-                stem,
-                basic_shortcut: BasicShortcut::Identity,
-            },
             head: classes.is_none().then_some(head),
-            classes,
-            probe: None,
+            classifier: classes.map(|classes| Reader { layer: 0, classes }),
+            ..ModelSpec::bare(encoder)
         }
     }
 

@@ -39,12 +39,12 @@ impl Compute {
         }
     }
 
-    /// The same for a network whose narrowest layer has so many channels. oneDNN's NHWC convolutions write past their
+    /// The same for a network whose convolutions write so many channels. oneDNN's NHWC convolutions write past their
     /// buffers below 8 channels (oneDNN of libtorch 2.11, AVX2: PyTorch crashes as well), so NHWC is for whole
     /// vectors of 8 only.
-    pub fn for_channels(self, narrowest: i64) -> Self {
+    pub fn for_channels(self, mut channels: impl Iterator<Item = i64>) -> Self {
         let layout = match self.layout {
-            Layout::ChannelsLast if narrowest % 8 == 0 => Layout::ChannelsLast,
+            Layout::ChannelsLast if channels.all(|count| count % 8 == 0) => Layout::ChannelsLast,
             Layout::ChannelsLast | Layout::Planes => Layout::Planes,
         };
         Self { layout, ..self }

@@ -1,67 +1,44 @@
-//! Residual networks of depth 18, 34 and 50 (He et al. 2015; stride in the 3×3 convolution), named as torchvision's.
+//! The residual networks that [`Layers`] describes.
 
-use diptych_common::spec::{BasicShortcut, EncoderSpec, Stem};
+use diptych_common::network::{self, Layers};
+use diptych_common::spec::{EncoderSpec, MaxPool};
 use tch::Tensor;
 
 use super::build::Build;
+use super::conv::ConvNorm;
 use super::mode::Mode;
 use super::norm::BatchNorm;
+use super::pool::{average_pool, max_pool};
+use super::selective::SelectiveKernel;
 use crate::device::StepError;
 
 /// Images `[N, 3, H, W]` in [0, 1] to features `[N, d]`.
 #[derive(Debug)]
 pub struct Encoder {
-    stem: ConvNorm,
-    pool: bool,
+    stem: Vec<ConvNorm>,
+    pool: Option<MaxPool>,
     blocks: Vec<Block>,
     features: i64,
 }
 
-/// A convolution without bias and the batch norm after it.
-#[derive(Debug)]
-struct ConvNorm {
-    weight: Tensor,
-    stride: i64,
-    padding: i64,
-    norm: BatchNorm,
-}
-
-/// Two (basic) or three (bottleneck) convolutions beside a shortcut.
+/// Two (basic) or three (bottleneck) parts beside a shortcut.
 #[derive(Debug)]
 struct Block {
-    path: Vec<ConvNorm>,
-    shortcut: Option<ConvNorm>,
+    path: Vec<Part>,
+    shortcut: Option<Shortcut>,
 }
 
-/// Where a convolution stands and what it does.
-struct Place<'a> {
-    prefix: &'a str,
-    conv: &'a str,
-    norm: &'a str,
-    channels: (i64, i64),
-    size: i64,
-    stride: i64,
-    gamma: f64,
+#[derive(Debug)]
+enum Part {
+    Plain(ConvNorm),
+    Selective(SelectiveKernel),
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Basic,
-    Bottleneck,
-}
-
-/// Channels of the four stages: `round(base · width)`, at least 1, for bases 64, 128, 256 and 512.
-pub fn channels(width: f64) -> [i64; 4] {
-    [64.0, 128.0, 256.0, 512.0].map(|base: f64| ((base * width).round() as i64).max(1))
-}
-
-fn stages(depth: u32) -> Option<(Kind, [usize; 4])> {
-    match depth {
-        18 => Some((Kind::Basic, [2, 2, 2, 2])),
-        34 => Some((Kind::Basic, [3, 4, 6, 3])),
-        50 => Some((Kind::Bottleneck, [3, 4, 6, 3])),
-        _ => None,
-    }
+#[derive(Debug)]
+struct Shortcut {
+    /// Stride of the average pool in front.
+    pool: Option<u64>,
+    projection: ConvNorm,
 }
 
 // === impl Encoder ===
@@ -70,48 +47,17 @@ impl Encoder {
     /// Seeded initial weights; the last γ of each block starts at 0.
     ///
     /// # Errors
-    /// [`StepError::Shape`] for a depth that is not 18, 34 or 50; [`StepError::Torch`].
+    /// [`StepError::Torch`], for example out of memory.
     pub fn new(build: &mut Build, spec: &EncoderSpec) -> Result<Self, StepError> {
-        let Some((kind, counts)) = stages(spec.depth) else {
-            let got = spec.depth.to_string();
-            return Err(StepError::Shape {
-                what: "encoder depth",
-                expected: "18, 34 or 50".to_owned(),
-                got,
-            });
-        };
-        let widths = channels(spec.width);
-        let (size, stride) = match spec.stem {
-            Stem::ImageNet => (7, 2),
-            Stem::Cifar => (3, 1),
-        };
-        let place = Place {
-            prefix: "",
-            conv: "conv1",
-            norm: "bn1",
-            channels: (3, widths[0]),
-            size,
-            stride,
-            gamma: 1.0,
-        };
-        let stem = ConvNorm::new(build, &place)?;
-        let mut input = widths[0];
-        let mut blocks = Vec::new();
-        for (stage, (&width, &count)) in widths.iter().zip(&counts).enumerate() {
-            for index in 0..count {
-                let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-                let project = index == 0 && spec.basic_shortcut == BasicShortcut::Projection;
-                let prefix = format!("layer{}.{index}.", stage + 1);
-                let shape = (input, width, stride);
-                blocks.push(Block::new(build, &prefix, kind, shape, project)?);
-                input = kind.output(width);
-            }
-        }
+        let layers = Layers::of(spec);
+        let stem = layers.stem.iter().map(|layer| ConvNorm::new(build, layer));
+        let stem = stem.collect::<Result<_, _>>()?;
+        let blocks = layers.blocks.iter().map(|block| Block::new(build, block));
         Ok(Self {
             stem,
-            pool: spec.stem == Stem::ImageNet,
-            blocks,
-            features: input,
+            pool: layers.max_pool,
+            blocks: blocks.collect::<Result<_, _>>()?,
+            features: network::features(spec) as i64,
         })
     }
 
@@ -125,9 +71,12 @@ impl Encoder {
     /// # Errors
     /// See [`BatchNorm::forward`].
     pub fn forward(&self, images: &Tensor, mode: Mode<'_>) -> Result<Tensor, StepError> {
-        let mut x = self.stem.forward(images, mode)?.f_relu_()?;
-        if self.pool {
-            x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
+        let mut x = images.shallow_clone();
+        for conv in &self.stem {
+            x = conv.forward(&x, mode)?.f_relu_()?;
+        }
+        if let Some(kind) = self.pool {
+            x = max_pool(&x, kind)?;
         }
         for block in &self.blocks {
             x = block.forward(&x, mode)?;
@@ -136,124 +85,67 @@ impl Encoder {
     }
 
     pub(crate) fn norms(&mut self) -> impl Iterator<Item = &mut BatchNorm> {
-        let blocks = self
-            .blocks
-            .iter_mut()
-            .flat_map(|block| block.path.iter_mut().chain(&mut block.shortcut));
-        std::iter::once(&mut self.stem)
-            .chain(blocks)
-            .map(|conv| &mut conv.norm)
-    }
-}
-
-// === impl Kind ===
-
-impl Kind {
-    fn output(self, width: i64) -> i64 {
-        match self {
-            Self::Basic => width,
-            Self::Bottleneck => 4 * width,
-        }
+        let stem = self.stem.iter_mut().map(|conv| &mut conv.norm);
+        stem.chain(self.blocks.iter_mut().flat_map(Block::norms))
     }
 }
 
 // === impl Block ===
 
 impl Block {
-    /// `shape` is (input channels, width, stride).
-    fn new(
-        build: &mut Build,
-        prefix: &str,
-        kind: Kind,
-        (input, width, stride): (i64, i64, i64),
-        project: bool,
-    ) -> Result<Self, StepError> {
-        let output = kind.output(width);
-        let place = |conv, norm, channels, size, stride, gamma| Place {
-            prefix,
-            conv,
-            norm,
-            channels,
-            size,
-            stride,
-            gamma,
-        };
-        let places = match kind {
-            Kind::Basic => vec![
-                place("conv1", "bn1", (input, width), 3, stride, 1.0),
-                place("conv2", "bn2", (width, width), 3, 1, 0.0),
-            ],
-            Kind::Bottleneck => vec![
-                place("conv1", "bn1", (input, width), 1, 1, 1.0),
-                place("conv2", "bn2", (width, width), 3, stride, 1.0),
-                place("conv3", "bn3", (width, output), 1, 1, 0.0),
-            ],
-        };
-        let path = places
-            .iter()
-            .map(|place| ConvNorm::new(build, place))
-            .collect::<Result<_, _>>()?;
-        let shortcut = if project || stride != 1 || input != output {
-            let place = place(
-                "downsample.0",
-                "downsample.1",
-                (input, output),
-                1,
-                stride,
-                1.0,
-            );
-            Some(ConvNorm::new(build, &place)?)
-        } else {
-            None
+    fn new(build: &mut Build, block: &network::Block) -> Result<Self, StepError> {
+        let path = block.path.iter().map(|part| match part {
+            network::Part::Plain(layer) => Ok(Part::Plain(ConvNorm::new(build, layer)?)),
+            network::Part::Selective(layer) => {
+                Ok(Part::Selective(SelectiveKernel::new(build, layer)?))
+            }
+        });
+        let path = path.collect::<Result<_, StepError>>()?;
+        let shortcut = match &block.shortcut {
+            Some(layer) => Some(Shortcut {
+                pool: layer.average_pool,
+                projection: ConvNorm::new(build, &layer.projection)?,
+            }),
+            None => None,
         };
         Ok(Self { path, shortcut })
     }
 
     fn forward(&self, x: &Tensor, mode: Mode<'_>) -> Result<Tensor, StepError> {
         let mut y = x.shallow_clone();
-        for (index, conv) in self.path.iter().enumerate() {
-            y = conv.forward(&y, mode)?;
-            if index + 1 < self.path.len() {
+        for (index, part) in self.path.iter().enumerate() {
+            y = match part {
+                Part::Plain(conv) => conv.forward(&y, mode)?,
+                Part::Selective(kernel) => kernel.forward(&y, mode)?,
+            };
+            if matches!(part, Part::Plain(_)) && index + 1 < self.path.len() {
                 y = y.f_relu_()?;
             }
         }
         let shortcut = match &self.shortcut {
-            Some(projection) => projection.forward(x, mode)?,
+            Some(shortcut) => shortcut.forward(x, mode)?,
             None => x.shallow_clone(),
         };
         Ok(y.f_add_(&shortcut)?.f_relu_()?)
     }
+
+    fn norms(&mut self) -> impl Iterator<Item = &mut BatchNorm> {
+        let path = self.path.iter_mut().flat_map(|part| match part {
+            Part::Plain(conv) => vec![&mut conv.norm],
+            Part::Selective(kernel) => kernel.norms().into(),
+        });
+        let shortcut = self.shortcut.iter_mut();
+        path.chain(shortcut.map(|shortcut| &mut shortcut.projection.norm))
+    }
 }
 
-// === impl ConvNorm ===
+// === impl Shortcut ===
 
-impl ConvNorm {
-    fn new(build: &mut Build, place: &Place<'_>) -> Result<Self, StepError> {
-        let Place {
-            prefix,
-            conv,
-            norm,
-            channels: (input, output),
-            size,
-            stride,
-            gamma,
-        } = *place;
-        let weight = build.convolution(
-            &format!("{prefix}{conv}.weight"),
-            [output, input, size, size],
-        )?;
-        let norm = BatchNorm::new(build, &format!("{prefix}{norm}"), output, gamma)?;
-        Ok(Self {
-            weight,
-            stride,
-            padding: size / 2,
-            norm,
-        })
-    }
-
+impl Shortcut {
     fn forward(&self, x: &Tensor, mode: Mode<'_>) -> Result<Tensor, StepError> {
-        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        let y = x.f_conv2d::<Tensor>(&self.weight, None, stride, padding, [1, 1], 1)?;
-        self.norm.forward(&y, mode)
+        match self.pool {
+            Some(stride) => self.projection.forward(&average_pool(x, stride)?, mode),
+            None => self.projection.forward(x, mode),
+        }
     }
 }

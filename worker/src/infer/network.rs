@@ -138,14 +138,5 @@ fn plan(network: &NetworkDescription, place: &str) -> anyhow::Result<(ModelSpec,
     if network.classifier.is_some() {
         return Ok(blueprint::describe_classifier(network, place)?);
     }
-    let encoder = network.encoder.clone();
-    Ok((
-        ModelSpec {
-            encoder,
-            head: None,
-            classes: None,
-            probe: None,
-        },
-        Vec::new(),
-    ))
+    Ok((ModelSpec::bare(network.encoder.clone()), Vec::new()))
 }

@@ -152,12 +152,12 @@ fn is_finite(tensor: &Tensor) -> Result<bool, StepError> {
 
 #[cfg(test)]
 mod tests {
-    use diptych_common::spec::{BasicShortcut, EncoderSpec, Precision, Scaling, Stem};
+    use diptych_common::spec::{Depth, EncoderSpec, Precision, Scaling, Stem};
     use tch::{Kind, no_grad};
 
     use super::*;
     use crate::device::Compute;
-    use crate::project::ModelSpec;
+    use crate::project::{ModelSpec, Reader};
 
     fn optimizer(nesterov: bool) -> Optimizer {
         let weight = |n: i64, phase: f64| {
@@ -182,17 +182,20 @@ mod tests {
 
     #[test]
     fn every_role_decays_and_adapts_as_the_official_code_has_it() {
+        let reader = Reader {
+            layer: 0,
+            classes: 3,
+        };
         let model = Model::new(
             &ModelSpec {
-                encoder: EncoderSpec {
-                    depth: 18,
+                classifier: Some(reader),
+                beside: vec![reader],
+                probe: Some(reader),
+                ..ModelSpec::bare(EncoderSpec {
                     width: 1.0 / 16.0,
                     stem: Stem::Cifar,
-                    basic_shortcut: BasicShortcut::Identity,
-                },
-                head: None,
-                classes: Some(3),
-                probe: Some(3),
+                    ..EncoderSpec::torchvision(Depth::D18)
+                })
             },
             1,
             Compute::cpu(Precision::Fp32),
@@ -218,6 +221,7 @@ mod tests {
             };
             assert_eq!(of("conv1.weight"), (0.1, adapted));
             assert_eq!(of("fc.weight"), (0.1, 0));
+            assert_eq!(of("fc_at.0.weight"), (0.1, 0));
             assert_eq!(of("probe.weight"), (0.1, 0));
             assert_eq!(of("fc.bias"), (bias_decays, 0));
             assert_eq!(of("bn1.weight"), (0.0, 0));

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription, export};
 use diptych_common::digest::Digest;
 use diptych_common::ids::PhaseName;
-use diptych_common::spec::{HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source};
+use diptych_common::spec::{HeadLayers, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source};
 use tch::Tensor;
 
 use super::PhaseError;
 use crate::checkpoint::{Loaded, Storage, load};
-use crate::project::{HeadPart, ModelSpec};
+use crate::project::{HeadPart, ModelSpec, Reader};
 use crate::trainer::CheckpointRef;
 
 /// A network, what checkpoints say about it, and where its weights come from.
@@ -43,7 +43,7 @@ impl Start {
     /// Whether the network's tensor of this name starts from these. Classifiers and probes always start anew.
     pub fn gives(&self, name: &str) -> bool {
         let part = name.split('.').next().unwrap_or_default();
-        !matches!(part, "fc" | "probe") && (self.head || part != "head")
+        !matches!(part, "fc" | "fc_at" | "probe") && (self.head || part != "head")
     }
 }
 
@@ -64,24 +64,27 @@ pub fn plan(
         PhaseKind::Pretrain(pretrain) => {
             let (mut start, _) = open(&pretrain.from, inputs, storage)?;
             if let Some(start) = &mut start {
-                start.head = export::head_layers(start.tensors.keys()) >= pretrain.head.layers;
+                let wanted = pretrain.head.as_ref().map_or(0, |head| head.layers);
+                start.head = export::head_layers(start.tensors.keys()) >= wanted;
             }
-            let probe = count.filter(|_| pretrain.probe != Some(false));
-            let head = HeadPart {
-                spec: pretrain.head.clone(),
-                layers: pretrain.head.layers,
-            };
+            let classes = count.filter(|_| pretrain.probe != Some(false));
+            let head = pretrain.head.clone().map(|spec| HeadPart {
+                layers: spec.layers,
+                spec,
+            });
             Ok(Blueprint {
                 description: NetworkDescription {
                     encoder: encoder.clone(),
-                    head: Some(pretrain.head.clone()),
+                    head: pretrain.head.clone(),
                     classifier: None,
                 },
                 model: ModelSpec {
-                    encoder,
-                    head: Some(head),
-                    classes: None,
-                    probe,
+                    head,
+                    probe: classes.map(|classes| Reader {
+                        layer: pretrain.probe_layer,
+                        classes,
+                    }),
+                    ..ModelSpec::bare(encoder)
                 },
                 start,
             })
@@ -89,19 +92,25 @@ pub fn plan(
         PhaseKind::LinearEval(linear) => classifier(
             spec,
             encoder,
-            (&linear.from, linear.head_layer),
+            (&linear.from, &linear.layers),
             inputs,
             storage,
             classes,
         ),
-        PhaseKind::Finetune(tune) => classifier(
-            spec,
-            encoder,
-            (&tune.from, tune.head_layer),
-            inputs,
-            storage,
-            classes,
-        ),
+        PhaseKind::Finetune(tune) => {
+            let layers = HeadLayers {
+                first: tune.head_layer,
+                others: Vec::new(),
+            };
+            classifier(
+                spec,
+                encoder,
+                (&tune.from, &layers),
+                inputs,
+                storage,
+                classes,
+            )
+        }
         PhaseKind::Distill(_) => Err(PhaseError::Internal(
             "a distillation's network follows its teacher".to_owned(),
         )),
@@ -111,43 +120,50 @@ pub fn plan(
 fn classifier(
     spec: &JobSpec,
     encoder: diptych_common::spec::EncoderSpec,
-    (from, head_layer): (&Source, u32),
+    (from, layers): (&Source, &HeadLayers),
     inputs: &BTreeMap<PhaseName, CheckpointRef>,
     storage: &Storage,
     classes: Option<&[String]>,
 ) -> Result<Blueprint, PhaseError> {
     let classes = classes.unwrap_or_default().to_vec();
     let (start, network) = open(from, inputs, storage)?;
-    let head: Option<HeadSpec> = (head_layer > 0).then(|| {
+    let deepest = layers.deepest();
+    let head: Option<HeadSpec> = if deepest > 0 {
         let described = network.and_then(|network| network.head);
-        described.unwrap_or_else(|| spec.head().clone())
-    });
+        described.or_else(|| spec.head().cloned())
+    } else {
+        None
+    };
     if let Some(start) = &start
-        && export::head_layers(start.tensors.keys()) < head_layer
+        && export::head_layers(start.tensors.keys()) < deepest
     {
         return Err(PhaseError::Refused(format!(
-            "head_layer {head_layer} is asked for, but {} holds no such layer of a projection head: export it again \
+            "head_layer {deepest} is asked for, but {} holds no such layer of a projection head: export it again \
              with `diptych checkpoint export --with-head`, or use head_layer 0",
             start.object
         )));
     }
     let part = head.clone().map(|spec| HeadPart {
         spec,
-        layers: head_layer,
+        layers: deepest,
     });
+    let reader = |layer| Reader {
+        layer,
+        classes: classes.len() as u32,
+    };
     Ok(Blueprint {
         model: ModelSpec {
-            encoder: encoder.clone(),
             head: part,
-            classes: Some(classes.len() as u32),
-            probe: None,
+            classifier: Some(reader(layers.first)),
+            beside: layers.others.iter().copied().map(reader).collect(),
+            ..ModelSpec::bare(encoder.clone())
         },
         description: NetworkDescription {
             encoder,
             head,
             classifier: Some(Classifier {
                 classes,
-                head_layer,
+                head_layer: layers.first,
             }),
         },
         start,
@@ -210,7 +226,9 @@ pub fn input<'a>(
 /// As [`load::load`].
 pub fn network_of(storage: &Storage, checkpoint: &CheckpointRef) -> Result<Loaded, PhaseError> {
     load::load(storage, checkpoint, |tensor| {
-        !tensor.name.starts_with("momentum.") && !tensor.name.starts_with("probe.")
+        !["momentum.", "probe.", "fc_at."]
+            .iter()
+            .any(|beside| tensor.name.starts_with(beside))
     })
 }
 
@@ -240,13 +258,15 @@ pub fn describe_classifier(
         spec,
         layers: classifier.head_layer,
     });
-    let classes = Some(classifier.classes.len() as u32);
+    let reader = Reader {
+        layer: classifier.head_layer,
+        classes: classifier.classes.len() as u32,
+    };
     Ok((
         ModelSpec {
-            encoder: network.encoder.clone(),
             head,
-            classes,
-            probe: None,
+            classifier: Some(reader),
+            ..ModelSpec::bare(network.encoder.clone())
         },
         classifier.classes.clone(),
     ))

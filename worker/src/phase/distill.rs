@@ -5,7 +5,7 @@ use tch::no_grad;
 
 use super::classify::missing;
 use super::stream::Batches;
-use super::task::{EvalData, Task, Values};
+use super::task::{EvalData, Task, Values, measured};
 use super::{Learner, PhaseError};
 use crate::backward::{MicroBatch, Term, supervised_step};
 use crate::batch::BadImage;
@@ -98,7 +98,7 @@ impl Task for Distill {
                 })
             },
         )?;
-        Ok(vec![("loss", found.loss)])
+        Ok(vec![measured("loss", found.loss)])
     }
 
     fn evaluate(&mut self, learner: &Learner, gang: &Gang) -> Result<Values, PhaseError> {

@@ -29,20 +29,30 @@ pub struct Reading {
     pub notices: Notices,
 }
 
-/// Top-1 and top-5 accuracy of the classifier on `data`, over all ranks.
+/// What every classifier gets right on `data`, `fc` first, over all ranks.
 ///
 /// # Errors
 /// Fails where data, libtorch or a collective does.
-pub fn accuracy(
+pub fn accuracies(
     model: &Model,
     data: &Source,
     reading: &Reading,
     gang: &Gang,
-) -> Result<Tally, PhaseError> {
-    tally(model, data, reading, gang, |outputs| Ok(outputs.logits))
+) -> Result<Vec<Tally>, PhaseError> {
+    let mut tallies = vec![Tally::default(); model.classifiers()];
+    let left_out = each_batch(model, data, reading, gang, |outputs, labels| {
+        for (tally, logits) in tallies.iter_mut().zip(outputs.all_logits()) {
+            tally.add(logits, &labels)?;
+        }
+        Ok(())
+    })?;
+    let whole = tallies
+        .into_iter()
+        .map(|tally| over_ranks(tally, (data, &left_out), reading, gang));
+    whole.collect()
 }
 
-/// Top-1 and top-5 accuracy on `data` of the probe on the encoder's features, over all ranks.
+/// What the probe gets right on `data`, over all ranks.
 ///
 /// # Errors
 /// Fails where data, libtorch or a collective does.
@@ -52,32 +62,26 @@ pub fn probe_accuracy(
     reading: &Reading,
     gang: &Gang,
 ) -> Result<Tally, PhaseError> {
-    tally(model, data, reading, gang, |outputs| {
-        match outputs.layers.first() {
-            Some(features) => Ok(model.probe(features)?),
-            None => Ok(None),
-        }
-    })
-}
-
-/// Counts what `scores` gets right.
-fn tally(
-    model: &Model,
-    data: &Source,
-    reading: &Reading,
-    gang: &Gang,
-    scores: impl Fn(Outputs) -> Result<Option<Tensor>, PhaseError>,
-) -> Result<Tally, PhaseError> {
     let mut tally = Tally::default();
     let left_out = each_batch(model, data, reading, gang, |outputs, labels| {
-        if let Some(scores) = scores(outputs)? {
-            tally.add(&scores, &labels)?;
+        if let Some(logits) = model.probe(&outputs)? {
+            tally.add(&logits, &labels)?;
         }
         Ok(())
     })?;
+    over_ranks(tally, (data, &left_out), reading, gang)
+}
+
+/// The counts of all ranks, unless too many images were left out.
+fn over_ranks(
+    mut tally: Tally,
+    (data, left_out): (&Source, &[BadImage]),
+    reading: &Reading,
+    gang: &Gang,
+) -> Result<Tally, PhaseError> {
     tally.bad = left_out.len() as f64;
     let tally = tally.over_ranks(&*gang.statistics)?;
-    bad::within(data, tally.bad as u64, &left_out, reading.max_bad_images)?;
+    bad::within(data, tally.bad as u64, left_out, reading.max_bad_images)?;
     Ok(tally)
 }
 

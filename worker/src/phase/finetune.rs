@@ -1,7 +1,7 @@
 //! The whole network on labels (SimCLR v2 §2); from random weights, the supervised baseline.
 
 use super::classify;
-use super::task::{EvalData, Task, Values};
+use super::task::{EvalData, Task, Values, measured};
 use super::{Learner, PhaseError};
 use crate::backward::MicroBatch;
 use crate::collective::Gang;
@@ -30,7 +30,12 @@ impl Task for Finetune {
         batches: &[MicroBatch],
         gang: &Gang,
     ) -> Result<Values, StepError> {
-        classify::step(learner, buckets, batches, (gang, self.images))
+        let losses = classify::step(learner, buckets, batches, (gang, self.images))?;
+        Ok(losses
+            .first()
+            .map(|loss| measured("loss", *loss))
+            .into_iter()
+            .collect())
     }
 
     fn evaluate(&mut self, learner: &Learner, gang: &Gang) -> Result<Values, PhaseError> {

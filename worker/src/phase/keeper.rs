@@ -131,7 +131,7 @@ impl Keeper {
     pub fn save(&mut self, learner: &Learner, results: &Values) -> Result<(), PhaseError> {
         let finite = results.iter().filter(|(_, value)| value.is_finite());
         let results = finite
-            .map(|(name, value)| ((*name).to_owned(), *value))
+            .map(|(name, value)| (name.to_string(), *value))
             .collect();
         self.results.insert(learner.step, results);
         let key = self.key(learner.step).shard(self.rank);

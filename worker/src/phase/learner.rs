@@ -45,7 +45,7 @@ impl Learner {
                 .map_err(|error| misfit(&start.object, &error))?;
         }
         if matches!(phase.kind, PhaseKind::LinearEval(_)) {
-            model.train(Trained::Classifier)?;
+            model.train(Trained::Classifiers)?;
         }
         let spec: &OptimizerSpec = &phase.optimizer;
         let optimizer = Optimizer::new(spec, &model)?;

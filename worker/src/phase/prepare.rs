@@ -26,7 +26,7 @@ use crate::checkpoint::{Storage, load};
 use crate::collective::tcp::{Identity, Listener, Secret};
 use crate::collective::{Gang, solo};
 use crate::device::Compute;
-use crate::project::Model;
+use crate::project::{Model, ModelSpec, Reader};
 use crate::trainer::{Assignment, Begin, Control, Ready, Report};
 
 /// Longest that ranks may take to connect.
@@ -174,8 +174,9 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
             Shortage::Refuse,
             Box::new(Pretrain::new(spec.clone(), layout, eval_data)?),
         ),
-        (PhaseKind::LinearEval(_), _) => {
-            (Shortage::Wrap, Box::new(LinearEval::new(images, eval_data)))
+        (PhaseKind::LinearEval(spec), _) => {
+            let task = LinearEval::new(images, &spec.layers, &blueprint.description, eval_data);
+            (Shortage::Wrap, Box::new(task))
         }
         (PhaseKind::Finetune(_), _) => (Shortage::Wrap, Box::new(Finetune::new(images, eval_data))),
         (PhaseKind::Distill(spec), Some(teacher)) => {
@@ -319,11 +320,12 @@ fn student_and_teacher(
             head_layer: 0,
         }),
     };
-    let student = crate::project::ModelSpec {
-        encoder,
-        head: None,
-        classes: Some(classes.len() as u32),
-        probe: None,
+    let student = ModelSpec {
+        classifier: Some(Reader {
+            layer: 0,
+            classes: classes.len() as u32,
+        }),
+        ..ModelSpec::bare(encoder)
     };
     Ok((
         Blueprint {

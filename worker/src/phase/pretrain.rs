@@ -3,7 +3,7 @@
 use diptych_common::ids::Rank;
 use diptych_common::spec::PretrainSpec;
 
-use super::task::{EvalData, Task, Values};
+use super::task::{EvalData, Task, Values, measured};
 use super::{Learner, PhaseError};
 use crate::backward::{Contrastive, MicroBatch, contrastive_step};
 use crate::batch::Layout;
@@ -50,14 +50,14 @@ impl Task for Pretrain {
         };
         let found = contrastive_step(&learner.model, buckets, batches, &step)?;
         let mut values = vec![
-            ("loss", found.loss),
-            ("contrast_accuracy", found.accuracy),
-            ("contrast_entropy", found.entropy),
+            measured("loss", found.loss),
+            measured("contrast_accuracy", found.accuracy),
+            measured("contrast_entropy", found.entropy),
         ];
         if let Some(probe) = found.probe {
             values.extend([
-                ("probe_loss", probe.loss),
-                ("probe_train_top1", probe.accuracy),
+                measured("probe_loss", probe.loss),
+                measured("probe_train_top1", probe.accuracy),
             ]);
         }
         Ok(values)

@@ -1,6 +1,9 @@
 //! What the kinds of phases do differently inside the one training loop.
 
+use std::borrow::Cow;
+
 use super::evaluation::{self, Reading};
+use super::tally::Tally;
 use super::{Learner, PhaseError};
 use crate::backward::MicroBatch;
 use crate::batch::{BadImage, Source};
@@ -9,7 +12,12 @@ use crate::device::StepError;
 use crate::reduce::Buckets;
 
 /// Measured values by name.
-pub type Values = Vec<(&'static str, f64)>;
+pub type Values = Vec<(Cow<'static, str>, f64)>;
+
+/// One measured value.
+pub fn measured(name: impl Into<Cow<'static, str>>, value: f64) -> (Cow<'static, str>, f64) {
+    (name.into(), value)
+}
 
 /// One kind of phase.
 pub trait Task: std::fmt::Debug {
@@ -53,19 +61,30 @@ pub struct EvalData {
 }
 
 impl EvalData {
-    /// `eval_top1` and `eval_top5` of the classifier.
+    /// `eval_top1` and `eval_top5` of the classifier `fc`.
     ///
     /// # Errors
-    /// As [`evaluation::accuracy`].
+    /// As [`evaluation::accuracies`].
     pub fn accuracy(&self, learner: &Learner, gang: &Gang) -> Result<Values, PhaseError> {
-        let Some(eval) = &self.eval else {
-            return Ok(Vec::new());
+        let tallies = self.tallies(learner, gang)?;
+        let values = |tally: &Tally| {
+            [
+                measured("eval_top1", tally.top1_share()),
+                measured("eval_top5", tally.top5_share()),
+            ]
         };
-        let tally = evaluation::accuracy(&learner.model, eval, &self.reading, gang)?;
-        Ok(vec![
-            ("eval_top1", tally.top1_share()),
-            ("eval_top5", tally.top5_share()),
-        ])
+        Ok(tallies.first().into_iter().flat_map(values).collect())
+    }
+
+    /// The counts of every classifier, `fc` first; none where there is nothing to evaluate on.
+    ///
+    /// # Errors
+    /// As [`evaluation::accuracies`].
+    pub fn tallies(&self, learner: &Learner, gang: &Gang) -> Result<Vec<Tally>, PhaseError> {
+        match &self.eval {
+            Some(eval) => evaluation::accuracies(&learner.model, eval, &self.reading, gang),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// `probe_top1` and `probe_top5` of the concurrent linear probe, where there is one and the data has labels.
@@ -81,8 +100,8 @@ impl EvalData {
         }
         let tally = evaluation::probe_accuracy(&learner.model, eval, &self.reading, gang)?;
         Ok(vec![
-            ("probe_top1", tally.top1_share()),
-            ("probe_top5", tally.top5_share()),
+            measured("probe_top1", tally.top1_share()),
+            measured("probe_top5", tally.top5_share()),
         ])
     }
 
@@ -101,7 +120,7 @@ impl EvalData {
                 let data = (&self.train, eval);
                 let top1 =
                     evaluation::nearest_neighbours(&learner.model, data, knn, &self.reading, gang)?;
-                Ok(vec![("knn_top1", top1)])
+                Ok(vec![measured("knn_top1", top1)])
             }
             _ => Ok(Vec::new()),
         }

@@ -10,7 +10,7 @@ use super::bad::BadShare;
 use super::cadence::Cadence;
 use super::keeper::Keeper;
 use super::prepare::Prepared;
-use super::task::Values;
+use super::task::{Values, measured};
 use crate::collective::Gang;
 use crate::reduce::Buckets;
 use crate::trainer::{Activity, Begin, Control, Measurement, Progress, Report};
@@ -74,7 +74,7 @@ impl Prepared {
             if let Some((tensor, _)) = values.iter().find(|(_, value)| !value.is_finite()) {
                 self.learner.model.discard_step();
                 return Err(PhaseError::NonFinite {
-                    tensor: (*tensor).to_owned(),
+                    tensor: tensor.to_string(),
                     step: self.learner.step,
                 });
             }
@@ -98,7 +98,7 @@ impl Prepared {
                     message,
                 });
             }
-            values.push(("learning_rate", learning_rate));
+            values.push(measured("learning_rate", learning_rate));
             if !(step.get().is_multiple_of(every) || step.get() == 1 || step == total) {
                 values.clear();
             }
@@ -195,7 +195,7 @@ fn measurements(step: Step, values: &Values) -> Vec<Measurement> {
         .iter()
         .map(|(name, value)| Measurement {
             step,
-            name: (*name).to_owned(),
+            name: name.to_string(),
             value: *value,
         })
         .collect()

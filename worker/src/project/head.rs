@@ -91,9 +91,9 @@ impl Head {
         Ok(outputs)
     }
 
-    /// Width of the last layer built, or `None` where there is none.
-    pub fn output(&self) -> Option<i64> {
-        self.layers.last().map(|layer| layer.weight.size()[0])
+    /// Width of every layer built: those of `[a₁, …, z]`.
+    pub fn widths(&self) -> impl Iterator<Item = i64> + '_ {
+        self.layers.iter().map(|layer| layer.weight.size()[0])
     }
 
     pub(crate) fn norms(&mut self) -> impl Iterator<Item = &mut BatchNorm> {

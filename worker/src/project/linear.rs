@@ -1,29 +1,45 @@
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::device::StepError;
 use crate::encode::{Build, Role};
 
-/// A linear classifier with bias: `fc` on top of the network, `probe` on stopped gradients.
+/// A linear classifier with bias, and the layer of `[h, a₁, …, z]` that it reads: 0 for the encoder's output, j for
+/// the projection head's j-th.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reader {
+    /// What it reads.
+    pub layer: u32,
+    /// What it tells apart.
+    pub classes: u32,
+}
+
+/// A [`Reader`] with its weights.
 #[derive(Debug)]
-pub struct Linear {
+pub(super) struct Reading {
+    layer: usize,
     weight: Tensor,
     bias: Tensor,
 }
 
-// === impl Linear ===
+// === impl Reading ===
 
-impl Linear {
-    /// Weight and bias start at 0 (official fine-tuning recipe): the first step follows the labels alone.
+impl Reading {
+    /// Weight and bias start at 0 (official fine-tuning recipe): the first step follows the labels alone. `widths` are
+    /// those of the layers that are built.
     ///
     /// # Errors
-    /// [`StepError::Torch`].
-    pub fn new(
+    /// [`StepError::Shape`] for a layer that is not built; [`StepError::Torch`].
+    pub(super) fn new(
         build: &mut Build,
         name: &str,
-        inputs: i64,
-        classes: u32,
+        reader: Reader,
+        widths: &[i64],
     ) -> Result<Self, StepError> {
-        let classes = i64::from(classes);
+        let layer = reader.layer as usize;
+        let inputs = *widths
+            .get(layer)
+            .ok_or_else(|| not_built(layer, widths.len()))?;
+        let classes = i64::from(reader.classes);
         let weight = build.constant(
             &format!("{name}.weight"),
             Role::Classifier,
@@ -31,14 +47,46 @@ impl Linear {
             &[classes, inputs],
         )?;
         let bias = build.constant(&format!("{name}.bias"), Role::Bias, 0.0, &[classes])?;
-        Ok(Self { weight, bias })
+        Ok(Self {
+            layer,
+            weight,
+            bias,
+        })
     }
 
-    /// Logits `[N, classes]`.
+    /// Logits `[N, classes]` of its layer, in the dtype of its weights.
     ///
     /// # Errors
-    /// [`StepError::Torch`].
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, StepError> {
+    /// [`StepError::Shape`] where the layer is missing; [`StepError::Torch`].
+    pub(super) fn forward(&self, layers: &[Tensor], kind: Kind) -> Result<Tensor, StepError> {
+        let x = self.input(layers)?.f_to_kind(kind)?;
         Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+    }
+
+    /// The same on a layer whose gradient stops there.
+    ///
+    /// # Errors
+    /// As [`Reading::forward`].
+    pub(super) fn forward_stopped(
+        &self,
+        layers: &[Tensor],
+        kind: Kind,
+    ) -> Result<Tensor, StepError> {
+        let x = self.input(layers)?.f_detach()?.f_to_kind(kind)?;
+        Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+    }
+
+    fn input<'a>(&self, layers: &'a [Tensor]) -> Result<&'a Tensor, StepError> {
+        layers
+            .get(self.layer)
+            .ok_or_else(|| not_built(self.layer, layers.len()))
+    }
+}
+
+fn not_built(layer: usize, built: usize) -> StepError {
+    StepError::Shape {
+        what: "the layer of a classifier",
+        expected: format!("less than {built}"),
+        got: layer.to_string(),
     }
 }

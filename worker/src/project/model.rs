@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 
+use diptych_common::network::{self, Layers};
 use diptych_common::spec::EncoderSpec;
 use tch::{Kind, Tensor, no_grad};
 
-use super::{Head, HeadPart, Linear};
+use super::linear::Reading;
+use super::{Head, HeadPart, Reader};
 use crate::device::{Compute, StepError};
-use crate::encode::{BatchNorm, Build, Encoder, Mode, Parameter, Statistic, channels};
+use crate::encode::{BatchNorm, Build, Encoder, Mode, Parameter, Role, Statistic};
 
 /// What a network consists of.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,10 +16,12 @@ pub struct ModelSpec {
     pub encoder: EncoderSpec,
     /// The projection head, or the layers of it that are kept.
     pub head: Option<HeadPart>,
-    /// Classes of `fc`, on the head's last built layer, or on the features where there is none.
-    pub classes: Option<u32>,
-    /// Classes of the linear probe on the features, with stopped gradients.
-    pub probe: Option<u32>,
+    /// The classifier `fc`.
+    pub classifier: Option<Reader>,
+    /// More classifiers, `fc_at.{layer}`, of a linear evaluation of several layers.
+    pub beside: Vec<Reader>,
+    /// The linear probe, with stopped gradients.
+    pub probe: Option<Reader>,
 }
 
 /// A network and its named state, on one device.
@@ -26,8 +30,9 @@ pub struct Model {
     compute: Compute,
     encoder: Encoder,
     head: Option<Head>,
-    classifier: Option<Linear>,
-    probe: Option<Linear>,
+    classifier: Option<Reading>,
+    beside: Vec<Reading>,
+    probe: Option<Reading>,
     parameters: Vec<Parameter>,
     statistics: Vec<Statistic>,
     trained: Trained,
@@ -38,8 +43,8 @@ pub struct Model {
 pub enum Trained {
     /// All; batch norm uses the batch.
     Everything,
-    /// `fc` alone: everything below uses its running statistics and carries no gradient.
-    Classifier,
+    /// The classifiers alone: everything below uses its running statistics and carries no gradient.
+    Classifiers,
 }
 
 /// What a forward pass gives.
@@ -47,8 +52,10 @@ pub enum Trained {
 pub struct Outputs {
     /// `[h, a₁, …, z]`: the features, then each built head layer's output.
     pub layers: Vec<Tensor>,
-    /// `fc` of the last layer, in the dtype of the loss, if there is a classifier.
+    /// What `fc` says, in the dtype of the loss, if there is a classifier.
     pub logits: Option<Tensor>,
+    /// What the classifiers beside it say, in their order.
+    pub beside: Vec<Tensor>,
 }
 
 /// One tensor of the state that a checkpoint holds.
@@ -99,6 +106,30 @@ pub enum StateError {
     },
 }
 
+// === impl ModelSpec ===
+
+impl ModelSpec {
+    /// An encoder with nothing on it.
+    pub fn bare(encoder: EncoderSpec) -> Self {
+        Self {
+            encoder,
+            head: None,
+            classifier: None,
+            beside: Vec::new(),
+            probe: None,
+        }
+    }
+}
+
+// === impl Outputs ===
+
+impl Outputs {
+    /// What every classifier says, `fc` first.
+    pub fn all_logits(&self) -> impl Iterator<Item = &Tensor> {
+        self.logits.iter().chain(&self.beside)
+    }
+}
+
 // === impl Model ===
 
 impl Model {
@@ -107,8 +138,9 @@ impl Model {
     /// # Errors
     /// [`StepError::Shape`] for an impossible spec, [`StepError::Torch`] for example out of memory.
     pub fn new(spec: &ModelSpec, seed: u64, compute: Compute) -> Result<Self, StepError> {
-        let [narrowest, ..] = channels(spec.encoder.width);
-        let compute = compute.for_channels(narrowest);
+        let layers = Layers::of(&spec.encoder);
+        let compute =
+            compute.for_channels(layers.convolutions().map(|(conv, _)| conv.output as i64));
         let mut build = Build::new(seed, compute);
         let encoder = Encoder::new(&mut build, &spec.encoder)?;
         let features = encoder.features();
@@ -117,15 +149,16 @@ impl Model {
             .as_ref()
             .map(|part| Head::new(&mut build, features, part))
             .transpose()?;
-        let top = head.as_ref().and_then(Head::output).unwrap_or(features);
-        let classifier = spec
-            .classes
-            .map(|classes| Linear::new(&mut build, "fc", top, classes))
-            .transpose()?;
-        let probe = spec
-            .probe
-            .map(|classes| Linear::new(&mut build, "probe", features, classes))
-            .transpose()?;
+        let built = head.iter().flat_map(Head::widths);
+        let widths: Vec<i64> = std::iter::once(features).chain(built).collect();
+        let mut read = |name: &str, reader| Reading::new(&mut build, name, reader, &widths);
+        let classifier = spec.classifier.map(|reader| read("fc", reader));
+        let classifier = classifier.transpose()?;
+        let beside = spec.beside.iter();
+        let beside = beside
+            .map(|reader| read(&network::extra_classifier_name(reader.layer), *reader))
+            .collect::<Result<_, _>>()?;
+        let probe = spec.probe.map(|reader| read("probe", reader)).transpose()?;
         let (parameters, statistics) = build.finish();
         let trained = Trained::Everything;
         Ok(Self {
@@ -133,6 +166,7 @@ impl Model {
             encoder,
             head,
             classifier,
+            beside,
             probe,
             parameters,
             statistics,
@@ -147,7 +181,8 @@ impl Model {
     pub fn train(&mut self, trained: Trained) -> Result<(), StepError> {
         self.trained = trained;
         for parameter in &self.parameters {
-            let wanted = trained == Trained::Everything || parameter.name.starts_with("fc.");
+            let linear = matches!(parameter.role, Role::Classifier | Role::Bias);
+            let wanted = trained == Trained::Everything || linear;
             let _ = parameter.tensor.f_set_requires_grad(wanted)?;
         }
         Ok(())
@@ -170,17 +205,22 @@ impl Model {
     pub fn forward(&self, images: &Tensor, mode: Mode<'_>) -> Result<Outputs, StepError> {
         let layers = match self.trained {
             Trained::Everything => self.trunk(images, mode)?,
-            Trained::Classifier => no_grad(|| self.trunk(images, Mode::Eval))?,
+            Trained::Classifiers => no_grad(|| self.trunk(images, Mode::Eval))?,
         };
-        let top = layers
-            .last()
-            .map(|top| top.f_to_kind(self.compute.kind()))
-            .transpose()?;
-        let logits = match (&self.classifier, top) {
-            (Some(classifier), Some(top)) => Some(classifier.forward(&top)?),
-            _ => None,
-        };
-        Ok(Outputs { layers, logits })
+        let kind = self.compute.kind();
+        let say = |reading: &Reading| reading.forward(&layers, kind);
+        let logits = self.classifier.as_ref().map(say).transpose()?;
+        let beside = self.beside.iter().map(say).collect::<Result<_, _>>()?;
+        Ok(Outputs {
+            layers,
+            logits,
+            beside,
+        })
+    }
+
+    /// How many classifiers there are, the probe aside.
+    pub fn classifiers(&self) -> usize {
+        self.beside.len() + usize::from(self.classifier.is_some())
     }
 
     /// Whether there is a probe to train.
@@ -188,17 +228,13 @@ impl Model {
         self.probe.is_some()
     }
 
-    /// Logits of the probe on `features`, whose gradient stops there; `None` where there is no probe.
+    /// Logits of the probe on its layer of some outputs, whose gradient stops there; `None` where there is no probe.
     ///
     /// # Errors
     /// [`StepError::Torch`].
-    pub fn probe(&self, features: &Tensor) -> Result<Option<Tensor>, StepError> {
-        let Some(probe) = &self.probe else {
-            return Ok(None);
-        };
-        Ok(Some(probe.forward(
-            &features.f_detach()?.f_to_kind(self.compute.kind())?,
-        )?))
+    pub fn probe(&self, outputs: &Outputs) -> Result<Option<Tensor>, StepError> {
+        let say = |reading: &Reading| reading.forward_stopped(&outputs.layers, self.compute.kind());
+        self.probe.as_ref().map(say).transpose()
     }
 
     fn trunk(&self, images: &Tensor, mode: Mode<'_>) -> Result<Vec<Tensor>, StepError> {
@@ -325,109 +361,4 @@ impl NamedTensor {
 }
 
 #[cfg(test)]
-mod tests {
-    use diptych_common::network::{self, TensorInfo};
-    use diptych_common::spec::{BasicShortcut, HeadSpec, Precision, Stem};
-
-    use super::*;
-
-    fn spec(depth: u32, width: f64, stem: Stem, basic_shortcut: BasicShortcut) -> ModelSpec {
-        ModelSpec {
-            encoder: EncoderSpec {
-                depth,
-                width,
-                stem,
-                basic_shortcut,
-            },
-            head: Some(HeadPart {
-                spec: HeadSpec {
-                    layers: 3,
-                    dim: 128,
-                },
-                layers: 3,
-            }),
-            classes: None,
-            probe: None,
-        }
-    }
-
-    #[test]
-    fn the_state_is_the_one_that_the_network_description_lists() {
-        for depth in [18, 34, 50] {
-            for (stem, shortcut) in [
-                (Stem::Cifar, BasicShortcut::Identity),
-                (Stem::ImageNet, BasicShortcut::Projection),
-            ] {
-                let spec = spec(depth, 0.11, stem, shortcut);
-                let head = spec.head.clone().expect("a head").spec;
-                let mut expected: Vec<(String, Vec<u64>)> = network::encoder_tensors(&spec.encoder)
-                    .into_iter()
-                    .chain(network::head_tensors(&spec.encoder, &head))
-                    .map(|TensorInfo { name, shape, .. }| (name, shape))
-                    .collect();
-                let model = Model::new(&spec, 1, Compute::cpu(Precision::Fp32)).expect("a model");
-                let shape = |t: &Tensor| t.size().into_iter().map(|n| n as u64).collect();
-                let mut got: Vec<(String, Vec<u64>)> = model
-                    .named_tensors()
-                    .iter()
-                    .map(|t| (t.name.clone(), shape(&t.tensor)))
-                    .collect();
-                expected.sort();
-                got.sort();
-                assert_eq!(got, expected, "depth {depth}");
-            }
-        }
-    }
-
-    #[test]
-    fn resnet_18_has_torchvisions_number_of_weights() {
-        let mut spec = spec(18, 1.0, Stem::ImageNet, BasicShortcut::Identity);
-        spec.head = None;
-        let model = Model::new(&spec, 1, Compute::cpu(Precision::Fp32)).expect("a model");
-        assert_eq!(
-            model
-                .parameters()
-                .iter()
-                .map(|p| p.tensor.numel())
-                .sum::<usize>(),
-            11_176_512
-        );
-        let conv = &model.parameters()[0].tensor;
-        let std = (conv * conv).mean(Kind::Double).sqrt().double_value(&[]);
-        let expected = (1.0 / 147f64).sqrt();
-        assert!(
-            (std / expected - 1.0).abs() < 0.03,
-            "standard deviation {std}, expected {expected}"
-        );
-        assert!(conv.abs().max().double_value(&[]) <= 2.0 * expected / 0.879_625 + 1e-6);
-    }
-
-    #[test]
-    fn initial_weights_follow_the_seed_and_load_by_name() {
-        let spec = spec(18, 0.05, Stem::Cifar, BasicShortcut::Identity);
-        let new = |seed| Model::new(&spec, seed, Compute::cpu(Precision::Fp32)).expect("a model");
-        let digest = |model: &Model| NamedTensor::digest(&model.named_tensors()).expect("a digest");
-        let (a, mut b) = (new(1), new(2));
-        assert_eq!(digest(&a), digest(&new(1)));
-        assert_ne!(digest(&a), digest(&b));
-        let mut source: BTreeMap<String, Tensor> = a
-            .named_tensors()
-            .into_iter()
-            .map(|t| (t.name, t.tensor))
-            .collect();
-        b.load(&source, |_| true).expect("fits");
-        assert_eq!(digest(&a), digest(&b));
-        source.remove("conv1.weight");
-        assert_eq!(
-            b.load(&source, |_| true),
-            Err(StateError::Missing("conv1.weight".to_owned()))
-        );
-        b.load(&source, |name| name.starts_with("head."))
-            .expect("the head is there");
-        source.insert("conv1.weight".to_owned(), Tensor::from_slice(&[1f32]));
-        assert!(matches!(
-            b.load(&source, |_| true),
-            Err(StateError::Shape { .. })
-        ));
-    }
-}
+mod tests;

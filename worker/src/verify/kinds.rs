@@ -1,14 +1,11 @@
 use anyhow::bail;
-use diptych_common::network::{encoder_tensors, features, head_tensors, parameters};
-use diptych_common::spec::{
-    BasicShortcut, EncoderSpec, HeadSpec, Length, NtXentSpec, OptimizerSpec, Rule, Scaling, Stem,
-};
+use diptych_common::spec::{Length, NtXentSpec, OptimizerSpec, Rule, Scaling};
 use diptych_images::augment::{center_crop, gaussian_kernel};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::number::{Case, expect};
-use super::{Verdict, norm};
+use super::{Verdict, network, norm};
 use crate::collective::solo;
 use crate::device::shim::{self, StepNumbers, StepTensors};
 use crate::gather::RowOrder;
@@ -26,9 +23,9 @@ pub(super) fn check(kind: &str, case: &Value) -> anyhow::Result<Verdict> {
         "sync_batch_norm" => norm::check(case),
         "gaussian_kernel" => kernel(case),
         "center_crop" => crop(case),
-        "parameters" => count_parameters(case),
+        "parameters" => network::count(case),
         "nt_xent_memory" => Ok(Verdict::Skipped("the memory queue is not built yet")),
-        "selective_kernel" => Ok(Verdict::Skipped("selective kernels are not built yet")),
+        "selective_kernel" => network::selective(case),
         other => bail!("kind {other} is unknown"),
     }
 }
@@ -164,42 +161,6 @@ fn crop(case: Case<'_>) -> anyhow::Result<Verdict> {
         ("crop_width", found.width),
         ("top", found.top),
         ("left", found.left),
-    ] {
-        case.expect(field, &[got as f64])?;
-    }
-    Ok(Verdict::Passed)
-}
-
-fn count_parameters(case: Case<'_>) -> anyhow::Result<Verdict> {
-    let depth = u32::try_from(case.count("depth")?)?;
-    if case.flag("selective_kernel")? {
-        return Ok(Verdict::Skipped("selective kernels are not built yet"));
-    }
-    if depth > 50 {
-        return Ok(Verdict::Skipped("depths over 50 are not built yet"));
-    }
-    let encoder = EncoderSpec {
-        depth,
-        width: case.number("width")?,
-        stem: if case.flag("cifar_stem")? {
-            Stem::Cifar
-        } else {
-            Stem::ImageNet
-        },
-        basic_shortcut: BasicShortcut::Projection,
-    };
-    let counted = parameters(&encoder_tensors(&encoder));
-    let head =
-        |layers| parameters(&head_tensors(&encoder, &HeadSpec { layers, dim: 128 })).trainable;
-    for (field, got) in [
-        ("encoder_trainable", counted.trainable),
-        (
-            "encoder_with_bn_statistics",
-            counted.trainable + counted.statistics,
-        ),
-        ("features", features(&encoder)),
-        ("head_2_layers", head(2)),
-        ("head_3_layers", head(3)),
     ] {
         case.expect(field, &[got as f64])?;
     }

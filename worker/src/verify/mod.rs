@@ -7,6 +7,7 @@
 mod number; // what counts as equal
 mod kinds; // one function per kind of case
 mod norm; // batch norm over real ranks
+mod network; // parameters and selective kernels
 mod ranks; // a gang inside this process
 
 use std::fmt;

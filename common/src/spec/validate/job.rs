@@ -47,7 +47,7 @@ impl TryFrom<JobDraft> for JobSpec {
             let context = Context {
                 seed,
                 encoder: &encoder,
-                head: &head,
+                head: head.as_ref(),
                 earlier: &earlier,
                 names: &names,
             };

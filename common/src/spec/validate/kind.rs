@@ -8,7 +8,7 @@ use super::super::{
 };
 use super::check::{At, Check};
 use super::gang::Layout;
-use super::{data, labels, network};
+use super::{data, labels, layers, network};
 use crate::ids::PhaseName;
 
 /// The word in `kind:`.
@@ -37,10 +37,17 @@ pub(super) struct Earlier {
 pub(super) struct Context<'a> {
     pub(super) seed: u64,
     pub(super) encoder: &'a EncoderSpec,
-    pub(super) head: &'a HeadSpec,
+    pub(super) head: Option<&'a HeadSpec>,
     pub(super) earlier: &'a [Earlier],
     /// The names of all phases, this one and later ones too.
     pub(super) names: &'a [&'a str],
+}
+
+impl Context<'_> {
+    /// Layers of the job's projection head.
+    pub(super) fn head_layers(&self) -> u32 {
+        self.head.map_or(0, |head| head.layers)
+    }
 }
 
 impl Kind {
@@ -62,7 +69,7 @@ impl Kind {
 /// Refuses every field that means nothing under this kind.
 pub(super) fn foreign_fields(check: &mut Check, at: &At, draft: &PhaseDraft, kind: Kind) {
     let evaluate = draft.evaluate.clone().unwrap_or_default();
-    let fields: [(&str, bool, &[Kind]); 12] = [
+    let fields: [(&str, bool, &[Kind]); 13] = [
         (
             "from",
             draft.from.is_some(),
@@ -70,6 +77,7 @@ pub(super) fn foreign_fields(check: &mut Check, at: &At, draft: &PhaseDraft, kin
         ),
         ("loss", draft.loss.is_some(), &[Pretrain]),
         ("probe", draft.probe.is_some(), &[Pretrain]),
+        ("probe_layer", draft.probe_layer.is_some(), &[Pretrain]),
         ("evaluate.knn_k", evaluate.knn_k.is_some(), &[Pretrain]),
         (
             "evaluate.knn_temperature",
@@ -173,20 +181,29 @@ fn pretrain(
             )
         }),
     };
+    let probe_at = at.field("probe_layer");
+    let probe_layer = draft.probe_layer.unwrap_or(0);
+    layers::exists(check, &probe_at, probe_layer, context.head_layers());
+    check.require(
+        &probe_at,
+        draft.probe_layer.is_none() || draft.probe != Some(false),
+        || "needs a probe: `probe` is false".to_owned(),
+    );
     let kind = from.map(|from| {
         PhaseKind::Pretrain(PretrainSpec {
             from,
             encoder: context.encoder.clone(),
-            head: context.head.clone(),
+            head: context.head.cloned(),
             loss,
             probe: draft.probe,
+            probe_layer,
             knn: (k > 0).then_some(Knn {
                 k,
                 temperature: knn_temperature,
             }),
         })
     });
-    (kind, context.encoder.clone(), context.head.layers)
+    (kind, context.encoder.clone(), context.head_layers())
 }
 
 fn supervised(
@@ -202,7 +219,6 @@ fn supervised(
         draft.labels.as_ref(),
         context.seed,
     );
-    let head_layer = draft.head_layer.unwrap_or(0);
     let from_at = at.field("from");
     let found = match draft.from.as_deref() {
         Some(word) => source(
@@ -221,31 +237,28 @@ fn supervised(
         }
     };
     let Some((from, earlier)) = found else {
-        return (None, context.encoder.clone(), head_layer);
+        return (None, context.encoder.clone(), context.head_layers());
     };
-    let most = earlier.map_or(context.head.layers, |phase| phase.head_layers);
-    check.require(&at.field("head_layer"), head_layer <= most, || match most {
-        0 => {
-            format!("{head_layer} is too high: what `from` names has no projection head, so only 0")
-        }
-        _ => format!(
-            "{head_layer} is too high: what `from` names has a projection head of {most} layers"
-        ),
-    });
+    let most = earlier.map_or(context.head_layers(), |phase| phase.head_layers);
+    let (layers_at, wanted) = (at.field("head_layer"), draft.head_layer.as_ref());
     let encoder = earlier.map_or_else(|| context.encoder.clone(), |phase| phase.encoder.clone());
-    let spec = match kind {
-        LinearEval => PhaseKind::LinearEval(LinearEvalSpec {
+    if kind == LinearEval {
+        let layers = layers::several(check, &layers_at, wanted, most);
+        let kept = layers.deepest();
+        let spec = LinearEvalSpec {
             from,
-            head_layer,
+            layers,
             labels,
-        }),
-        _ => PhaseKind::Finetune(FinetuneSpec {
-            from,
-            head_layer,
-            labels,
-        }),
+        };
+        return (Some(PhaseKind::LinearEval(spec)), encoder, kept);
+    }
+    let head_layer = layers::one(check, &layers_at, wanted, most);
+    let spec = FinetuneSpec {
+        from,
+        head_layer,
+        labels,
     };
-    (Some(spec), encoder, head_layer)
+    (Some(PhaseKind::Finetune(spec)), encoder, head_layer)
 }
 
 fn distill(

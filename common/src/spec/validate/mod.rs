@@ -7,6 +7,7 @@ mod augment; // views
 mod optim; // optimiser and length
 mod gang; // devices, lanes, groups
 mod labels; // which labels
+mod layers; // which layers classifiers read
 mod kind; // what a phase trains
 mod phase; // one phase
 mod job; // all of it

@@ -85,7 +85,7 @@ pub(super) fn phase(
             kind::foreign_fields(check, at, draft, word);
             kind::kind(check, at, draft, (word, layout), context)
         }
-        None => (None, context.encoder.clone(), context.head.layers),
+        None => (None, context.encoder.clone(), context.head_layers()),
     };
     network::fits(
         check,

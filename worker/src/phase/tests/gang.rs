@@ -88,12 +88,16 @@ fn write_images(directory: &Path, numbers: std::ops::Range<usize>) {
     }
 }
 
-fn spec(root: &Path, precision: &str, phases: &str) -> JobSpec {
+/// The network of most tests.
+const NETWORK: &str =
+    "encoder: {depth: 18, width: 0.0625, stem: cifar}\nhead: {layers: 2, dim: 8}\n";
+
+fn spec(root: &Path, precision: &str, network: &str, phases: &str) -> JobSpec {
     let yaml = format!(
         "apiVersion: diptych/v1\nname: tiny\nseed: 3\nstorage: file://{0}/checkpoints\n\
          resources: {{ranks: {{min: 1, max: 4}}, precision: {precision}}}\n\
          data:\n  train: {{url: \"file://{0}/train\"}}\n  test: {{url: \"file://{0}/test\"}}\n\
-         encoder: {{depth: 18, width: 0.0625, stem: cifar}}\nhead: {{layers: 2, dim: 8}}\nphases:\n{phases}",
+         {network}phases:\n{phases}",
         root.display()
     );
     JobSpec::try_from(JobDraft::from_yaml(&yaml).unwrap()).unwrap()
@@ -102,13 +106,18 @@ fn spec(root: &Path, precision: &str, phases: &str) -> JobSpec {
 impl Job {
     /// A job with these phases (YAML) over 60 training and 31 evaluation images of three classes.
     pub(super) fn new(precision: &str, phases: &str) -> Self {
+        Self::with_network(precision, NETWORK, phases)
+    }
+
+    /// The same with another `encoder:` and `head:` (YAML).
+    pub(super) fn with_network(precision: &str, network: &str, phases: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         write_images(&root.join("train"), 0..20);
         write_images(&root.join("test"), 20..30);
         std::fs::write(root.join("test/bars/broken.png"), b"not an image").unwrap();
         Self {
-            spec: spec(root, precision, phases),
+            spec: spec(root, precision, network, phases),
             directory,
             inputs: BTreeMap::new(),
             attempt: 0,
@@ -117,7 +126,7 @@ impl Job {
 
     /// Other phases over the same images.
     pub(super) fn replan(&mut self, phases: &str) {
-        self.spec = spec(self.path(), "fp32", phases);
+        self.spec = spec(self.path(), "fp32", NETWORK, phases);
     }
 
     /// Where the images are.

@@ -9,7 +9,7 @@ const COMMON: &str = "batch: 20, steps: 2, max_bad_images: 0.1, lanes: 4, \
                       optimizer: {kind: sgd, learning_rate: 0.05, scaling: none}";
 
 /// An export of a checkpoint, as a URL.
-fn exported(job: &Job, checkpoint: &CheckpointRef, keep: Keep) -> String {
+pub(super) fn exported(job: &Job, checkpoint: &CheckpointRef, keep: Keep) -> String {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (place, root) = store::open(job.spec.storage()).unwrap();
     let file = runtime.block_on(async {

@@ -305,7 +305,7 @@ fn a_plan_takes_what_is_stated_and_refuses_names_that_the_spec_lacks() {
         assert!(failure.message.contains(known), "{}", failure.message);
     }
     for wrong in [["--mfu", "2"], ["--mfu", "0"], ["--device-tflops", "-1"], ["--images", "train"], ["--device", "abacus"]] {
-        let line = [&["diptych", "plan", "-f", path], &wrong[..]].concat();
+        let line = [&["diptych", "plan", "-f", path][..], &wrong].concat();
         assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
     }
 }

@@ -52,16 +52,18 @@ fn count(text: &str) -> Result<(DataName, u64), String> {
     let (name, number) = text
         .split_once('=')
         .ok_or("expected DATA=N, e.g. train=1281167")?;
-    let name = name.parse().map_err(|error| format!("{error}"))?;
+    let name = name
+        .parse::<DataName>()
+        .map_err(|error| error.to_string())?;
     let number = number
         .replace('_', "")
-        .parse()
+        .parse::<u64>()
         .map_err(|error| format!("{number:?}: {error}"))?;
     Ok((name, number))
 }
 
 fn positive(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let number = text.parse::<f64>().map_err(|error| error.to_string())?;
     if number.is_finite() && number > 0.0 {
         Ok(number)
     } else {

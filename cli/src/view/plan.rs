@@ -154,7 +154,7 @@ fn memory(phase: &PhasePlan, out: &mut dyn Write) -> io::Result<()> {
     properties(out, &rows)
 }
 
-fn parts(memory: &Memory) -> [(&'static str, u64); 14] {
+fn parts(memory: &Memory) -> [(&'static str, u64); 15] {
     [
         ("  weights", memory.weights),
         ("  gradients", memory.gradients),
@@ -162,6 +162,7 @@ fn parts(memory: &Memory) -> [(&'static str, u64); 14] {
         ("  images of the step", memory.batch),
         ("  activations", memory.activations),
         ("  workspace", memory.workspace),
+        ("  allocator's slack", memory.slack),
         ("  embeddings of all ranks", memory.embeddings),
         ("  loss, in strips", memory.loss),
         ("  or: an evaluation", memory.evaluation),

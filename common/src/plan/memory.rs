@@ -2,6 +2,11 @@
 //!
 //! The peak of a step is found by walking through it: forward, every operation adds what it keeps for backward;
 //! backward, every operation holds the gradients of its output and input beside all that is still kept in front of it.
+//! On CPUs, blocks of 32 MiB and more go back to the system when they are freed (`worker/src/device/memory.rs`), smaller
+//! ones stay with the process: so the peaks of both are added although they come at different times, and the allocator
+//! leaves room between small blocks.
+
+use std::ops::Add;
 
 use serde::Serialize;
 
@@ -22,9 +27,14 @@ const INDEX_ENTRY: u64 = 136;
 const EVALUATION_BATCH: u64 = 128;
 /// Queries and bank rows that a neighbours' search compares at once.
 const NEIGHBOUR_TILE: u64 = 1024 * 8192;
-/// Elements of one strip of the similarity matrix, and strips that are alive at once.
+/// Elements and most rows of one strip of the similarity matrix, and strips that are alive at once.
 const STRIP: u64 = 1 << 20;
+const MOST_ROWS: u64 = 512;
 const STRIPS: u64 = 4;
+/// On CPUs, blocks from this size on are mapped one by one.
+const MAPPED: u64 = 32 << 20;
+/// What small blocks take in memory, as a multiple of their size: measured, see docs/plan.md.
+const SLACK: f64 = 1.5;
 /// Numbers of f64 in making one initial weight.
 const INITIAL: u64 = 8 * 8;
 /// What a trainer holds that trains next to nothing: libtorch and its kernels, threads and their buffers.
@@ -47,6 +57,8 @@ pub struct Memory {
     pub activations: u64,
     /// Gradients of activations and what an operation needs meanwhile, beyond what backward has let go by then.
     pub workspace: u64,
+    /// Room that the allocator leaves between blocks.
+    pub slack: u64,
     /// Rows that the loss compares, of all ranks, and this rank's with their gradients.
     pub embeddings: u64,
     /// Strips of the similarity matrix.
@@ -106,16 +118,19 @@ impl Setting<'_> {
             parameters.trainable + parameters.statistics
         };
         let teacher = self.networks.teacher.as_ref();
-        let (kept, peak) = match self.networks.whole {
-            true => own.backward_bytes(sizes, several),
-            false => (0, own.forward_bytes(sizes, false)),
+        let device = self.phase.gang.device;
+        let walk = Walk { sizes, rows: held, several, mapped: mapped(device) };
+        let (kept, mut peak) = match self.networks.whole {
+            true => walk.backward(own),
+            false => (Blocks::default(), Walk { several: false, ..walk }.forward(own)),
         };
-        // A teacher's pass, and that of gradient caching, come before this one keeps anything.
-        let first = teacher.map_or(0, |teacher| teacher.forward_bytes(sizes, false)).max(if in_parts {
-            own.forward_bytes(sizes, several)
-        } else {
-            0
-        });
+        // A teacher looks at the views while what the student keeps is there; gradient caching's first pass keeps nothing.
+        if let Some(teacher) = teacher {
+            peak = peak.max(kept + Walk { several: false, ..walk }.forward(teacher));
+        }
+        if in_parts && self.phase.views() == 2 {
+            peak = peak.max(walk.forward(own));
+        }
         let copied = match self.phase.gang.precision {
             Precision::Bf16 => 2 * (own.parameters().trainable + pixels * held),
             Precision::Fp32 | Precision::Fp64 => 0,
@@ -126,8 +141,9 @@ impl Setting<'_> {
             gradients: sizes.weight * self.networks.trained(),
             optimizer: sizes.weight * self.networks.trained(),
             batch: sizes.weight * pixels * rows,
-            activations: kept * held + copied,
-            workspace: (peak.max(first) - kept) * held + sizes.weight * own.largest(),
+            activations: kept.total() + copied,
+            workspace: peak.total() - kept.total() + sizes.weight * own.largest(),
+            slack: peak.slack(device),
             evaluation: self.evaluation(sizes),
             start: self.start(sizes),
             snapshot: sizes.weight * (state / u64::from(self.ranks) + own.largest()),
@@ -140,9 +156,10 @@ impl Setting<'_> {
             let dim = own.output();
             let all = 2 * u64::from(self.phase.batch);
             memory.embeddings = sizes.weight * dim * (2 * all + 6 * rows);
-            memory.loss = sizes.weight * STRIPS * all.max(STRIP.min(512 * all)).min(all * rows);
+            let strip = all * (STRIP / all).clamp(1, MOST_ROWS).min(rows);
+            memory.loss = sizes.weight * STRIPS * strip;
         }
-        memory.total(self.phase.gang.device)
+        memory.total(device)
     }
 
     fn evaluation(&self, sizes: Sizes) -> u64 {
@@ -150,7 +167,8 @@ impl Setting<'_> {
         let own = &self.networks.own;
         let pixels = 3 * u64::from(self.phase.augment.image_size).pow(2);
         let batch = EVALUATION_BATCH.min(eval.images);
-        let pass = batch * (own.forward_bytes(sizes, false) + 5 * 4 * pixels);
+        let walk = Walk { sizes, rows: batch, several: false, mapped: mapped(self.phase.gang.device) };
+        let pass = walk.forward(own).total() + batch * 5 * 4 * pixels;
         let neighbours = match &self.phase.kind {
             PhaseKind::Pretrain(pretrain) => pretrain.knn.is_some(),
             PhaseKind::LinearEval(_) => true,
@@ -189,7 +207,7 @@ impl Setting<'_> {
 impl Memory {
     /// Adds up the peak.
     fn total(self, device: Device) -> Self {
-        let step = self.activations + self.workspace + self.embeddings + self.loss;
+        let step = self.activations + self.workspace + self.slack + self.embeddings + self.loss;
         let busy = step.max(self.evaluation).max(self.start);
         let state = self.weights + self.gradients + self.optimizer + self.batch;
         let host = self.snapshot + self.prefetch + self.images;
@@ -224,43 +242,115 @@ impl Sizes {
     }
 }
 
-impl Network {
-    /// Of one view: bytes that stay for backward, and the most that are alive at once.
-    fn backward_bytes(&self, sizes: Sizes, several: bool) -> (u64, u64) {
-        let (mut kept, mut peak) = (0, 0);
-        for operation in &self.operations {
-            kept += sizes.activation * operation.kept + operation.kept_bytes;
-            peak = peak.max(kept + sizes.meanwhile(operation, several));
-        }
-        // A dense layer keeps its output and, behind the ReLU, what the next one reads; so do features and logits.
-        let dense = self.head.iter().map(|layer| 2 * layer.1).sum::<u64>();
-        let classes = self.classifiers.iter().map(|classifier| 2 * classifier.1).sum::<u64>();
-        kept += sizes.weight * (dense + classes);
-        (kept, peak.max(kept))
-    }
+/// Bytes in blocks below and from [`MAPPED`] on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Blocks {
+    small: u64,
+    large: u64,
+}
 
-    /// Of one view: the most that is alive at once in a pass without a graph.
-    fn forward_bytes(&self, sizes: Sizes, several: bool) -> u64 {
-        let alive = |operation: &Operation| {
-            let own = operation.input + 2 * operation.output;
-            sizes.activation * (own + operation.beside + sizes.extra(operation, several))
-        };
-        self.operations.iter().map(alive).max().unwrap_or(0)
+/// A way through a network with some rows.
+#[derive(Debug, Clone, Copy)]
+struct Walk {
+    sizes: Sizes,
+    rows: u64,
+    /// Whether batch norm joins the parts of several groups.
+    several: bool,
+    /// Blocks from this size on are large.
+    mapped: u64,
+}
+
+fn mapped(device: Device) -> u64 {
+    match device {
+        Device::Cpu => MAPPED,
+        Device::Cuda => u64::MAX,
     }
 }
 
-impl Sizes {
-    /// Bytes of one view beside what is kept while the backward pass is at an operation: the gradient of its output
-    /// before and after the batch norm, or that and its input's; and the gradient that waits for the shortcut.
-    fn meanwhile(&self, operation: &Operation, several: bool) -> u64 {
-        let gradients = operation.output + operation.output.max(operation.input);
-        self.activation * (gradients + operation.beside + self.extra(operation, several))
+impl Blocks {
+    fn total(self) -> u64 {
+        self.small + self.large
     }
 
-    /// Elements of patches, and of the parts that the batch norm of several groups joins.
-    fn extra(&self, operation: &Operation, several: bool) -> u64 {
-        let joined = if several && operation.norm > 0 { operation.output } else { 0 };
-        joined + if self.patches { operation.patches } else { 0 }
+    /// Each kind's own largest: what small blocks took stays taken.
+    fn max(self, other: Self) -> Self {
+        Self {
+            small: self.small.max(other.small),
+            large: self.large.max(other.large),
+        }
+    }
+
+    fn slack(self, device: Device) -> u64 {
+        match device {
+            Device::Cpu => ((SLACK - 1.0) * self.small as f64) as u64,
+            Device::Cuda => 0,
+        }
+    }
+}
+
+impl Add for Blocks {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            small: self.small + other.small,
+            large: self.large + other.large,
+        }
+    }
+}
+
+impl Walk {
+    /// So many numbers of each view, in blocks of each of these sizes.
+    fn blocks(&self, elements: impl IntoIterator<Item = u64>) -> Blocks {
+        let sizes = elements.into_iter().map(|count| count * self.sizes.activation);
+        self.bytes(sizes)
+    }
+
+    fn bytes(&self, of_a_view: impl IntoIterator<Item = u64>) -> Blocks {
+        let mut blocks = Blocks::default();
+        for block in of_a_view.into_iter().map(|bytes| bytes * self.rows) {
+            if block < self.mapped {
+                blocks.small += block;
+            } else {
+                blocks.large += block;
+            }
+        }
+        blocks
+    }
+
+    /// What stays for backward, and the peak.
+    fn backward(&self, network: &Network) -> (Blocks, Blocks) {
+        let (mut kept, mut peak) = (Blocks::default(), Blocks::default());
+        for operation in &network.operations {
+            let copies = operation.kept / operation.output.max(1);
+            kept = kept + self.blocks((0..copies).map(|_| operation.output));
+            kept = kept + self.bytes([operation.kept_bytes]);
+            // The gradient of its output before and after the batch norm, or that and its input's; and the gradient that
+            // waits for the shortcut.
+            let gradients = [operation.output, operation.output.max(operation.input), operation.beside];
+            peak = peak.max(kept + self.blocks(gradients) + self.extra(operation));
+        }
+        // A dense layer keeps its output and, behind the ReLU, what the next one reads; so do features and logits.
+        let dense = network.head.iter().chain(&network.classifiers);
+        let weight = self.sizes.weight;
+        kept = kept + self.bytes(dense.flat_map(|(_, output)| [weight * output; 2]));
+        (kept, peak.max(kept))
+    }
+
+    /// The peak of a pass without a graph.
+    fn forward(&self, network: &Network) -> Blocks {
+        let alive = network.operations.iter().map(|operation| {
+            let own = [operation.input, operation.output, operation.output, operation.beside];
+            self.blocks(own) + self.extra(operation)
+        });
+        alive.fold(Blocks::default(), Blocks::max)
+    }
+
+    /// Patches, and the parts that the batch norm of several groups joins.
+    fn extra(&self, operation: &Operation) -> Blocks {
+        let joined = (self.several && operation.norm > 0).then_some(operation.output);
+        let patches = self.sizes.patches.then_some(operation.patches);
+        self.blocks(joined.into_iter().chain(patches))
     }
 }
 

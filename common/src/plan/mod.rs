@@ -10,8 +10,8 @@
 //!
 //! **Memory.** See [`Memory`]; docs/plan.md tells how far it was from what was measured.
 
-pub mod facts; // how many images there are
-pub mod machine; // how fast devices compute and send
+mod facts; // how many images there are
+mod machine; // how fast devices compute and send
 mod layout; // images of the fullest rank
 mod network; // what a phase computes
 mod memory; // what a device holds

@@ -20,7 +20,7 @@ fn pipeline() -> String {
     let saves = "steps: 6, checkpoint: {every_steps: 2}";
     pretrain(6, "checkpoint: {every_steps: 2}")
         + &format!(
-            "  - {{name: linear, kind: linear_eval, from: pre, {COMMON}, {saves}, \
+            "  - {{name: linear, kind: linear_eval, from: pre, head_layer: all, {COMMON}, {saves}, \
              optimizer: {{kind: sgd, learning_rate: 0.5, scaling: none}}}}\n\
              \x20 - {{name: tune, kind: finetune, from: pre, head_layer: 1, labels: {{per_class: 9}}, {COMMON}, {saves}, \
              optimizer: {{kind: sgd, learning_rate: 0.05, scaling: none, weight_decay: 1.0e-4}}}}\n\

@@ -169,11 +169,7 @@ impl Setting<'_> {
         let batch = EVALUATION_BATCH.min(eval.images);
         let walk = Walk { sizes, rows: batch, several: false, mapped: mapped(self.phase.gang.device) };
         let pass = walk.forward(own).total() + batch * 5 * 4 * pixels;
-        let neighbours = match &self.phase.kind {
-            PhaseKind::Pretrain(pretrain) => pretrain.knn.is_some(),
-            PhaseKind::LinearEval(_) => true,
-            PhaseKind::Finetune(_) | PhaseKind::Distill(_) => false,
-        };
+        let neighbours = matches!(&self.phase.kind, PhaseKind::Pretrain(spec) if spec.knn.is_some());
         if !neighbours || self.train.classes == 0 || eval.classes == 0 {
             return pass;
         }

@@ -2,7 +2,7 @@
 //! several layers, trained at once on the same features.
 
 use diptych_common::checkpoint::NetworkDescription;
-use diptych_common::spec::{HeadLayers, Knn};
+use diptych_common::spec::HeadLayers;
 
 use super::classify;
 use super::tally::Tally;
@@ -12,12 +12,6 @@ use crate::backward::MicroBatch;
 use crate::collective::Gang;
 use crate::device::StepError;
 use crate::reduce::Buckets;
-
-/// The neighbours' vote that is reported beside the classifier, so that encoders compare on both.
-const KNN: Knn = Knn {
-    k: 200,
-    temperature: 0.1,
-};
 
 /// Linear evaluation.
 #[derive(Debug)]
@@ -82,10 +76,6 @@ impl Task for LinearEval {
         let shares = |share: fn(&Tally) -> f64| tallies.iter().map(share).collect::<Vec<_>>();
         let mut values = self.values("eval_top1", &shares(Tally::top1_share));
         values.extend(self.values("eval_top5", &shares(Tally::top5_share)));
-        // The encoder is frozen, so its neighbours are the same at every step: the last one is enough.
-        if learner.step == learner.total() {
-            values.extend(self.data.neighbours(Some(KNN), learner, gang)?);
-        }
         Ok(values)
     }
 }

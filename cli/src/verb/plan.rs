@@ -43,7 +43,10 @@ impl Planning {
         for (flag, name) in stated {
             if !spec.data().contains_key(name) {
                 let known: Vec<_> = spec.data().keys().map(DataName::as_str).collect();
-                return Err(usage(format!("{flag} {name}: the spec's data sets are {}", known.join(", "))));
+                return Err(usage(format!(
+                    "{flag} {name}: the spec's data sets are {}",
+                    known.join(", ")
+                )));
             }
         }
         let names = spec.phases().iter().map(|phase| phase.name.to_string());
@@ -52,7 +55,10 @@ impl Planning {
             Some(name) if spec.phase_named(name).is_some() => vec![name.to_string()],
             Some(name) => {
                 let known: Vec<_> = names.collect();
-                return Err(usage(format!("--phase {name}: the spec has {}", known.join(", "))));
+                return Err(usage(format!(
+                    "--phase {name}: the spec has {}",
+                    known.join(", ")
+                )));
             }
         };
         let machine = machine(&args, &spec);
@@ -70,11 +76,17 @@ impl Planning {
         let (mut facts, mut notes) = (Facts::default(), Vec::new());
         let used: BTreeSet<_> = self.spec.phases().iter().flat_map(data_of).collect();
         for name in used {
-            let Some(data) = self.spec.data().get(name) else { continue };
+            let Some(data) = self.spec.data().get(name) else {
+                continue;
+            };
             let mut found = DataFacts::assumed(&self.spec, name);
             if let Some(images) = self.images.get(name) {
                 let limit = data.limit.unwrap_or(u64::MAX);
-                found = DataFacts { images: limit.min(*images), origin: Origin::Stated, ..found };
+                found = DataFacts {
+                    images: limit.min(*images),
+                    origin: Origin::Stated,
+                    ..found
+                };
             } else {
                 match tokio::time::timeout(PATIENCE, look_at(data)).await {
                     Ok(Ok(read)) => found = read,
@@ -85,7 +97,11 @@ impl Planning {
                     }
                 }
             }
-            if let Some(classes) = self.classes.get(name).filter(|_| found.origin != Origin::Read) {
+            if let Some(classes) = self
+                .classes
+                .get(name)
+                .filter(|_| found.origin != Origin::Read)
+            {
                 found.classes = *classes;
             }
             facts.data.insert(name.clone(), found);
@@ -122,9 +138,14 @@ fn list_of(phase: &PhaseSpec) -> Option<&str> {
 }
 
 fn machine(args: &Plan, spec: &JobSpec) -> Machine {
-    let first = spec.phases().first().map(|phase| Sheet::usual(phase.gang.device));
+    let first = spec
+        .phases()
+        .first()
+        .map(|phase| Sheet::usual(phase.gang.device));
     let named = args.device.as_deref().and_then(Sheet::named);
-    let sheet = named.or(first).unwrap_or(Sheet::usual(diptych_common::spec::Device::Cpu));
+    let sheet = named
+        .or(first)
+        .unwrap_or(Sheet::usual(diptych_common::spec::Device::Cpu));
     let mut machine = Machine::of(sheet);
     if let Some(tflops) = args.device_tflops {
         machine.tflops = Some(tflops);
@@ -146,7 +167,9 @@ async fn look_at(data: &DataSpec) -> Result<DataFacts, DataError> {
         }
     }
     let report = inspect(&index, SAMPLED, |_, _| ()).await?;
-    let side = |sides: Option<diptych_images::inspect::Sides>| sides.map_or(0, |sides| sides.median as u64);
+    let side = |sides: Option<diptych_images::inspect::Sides>| {
+        sides.map_or(0, |sides| sides.median as u64)
+    };
     Ok(DataFacts {
         images: index.len(),
         classes: index.classes().len() as u64,
@@ -180,9 +203,13 @@ async fn names_in(url: &str) -> Result<u64, store::StoreError> {
     Ok(lines.lines().filter(|line| !line.trim().is_empty()).count() as u64)
 }
 
-pub(super) async fn plan<W: Write>(planning: Planning, out: &mut Printer<W>) -> Result<(), Failure> {
+pub(super) async fn plan<W: Write>(
+    planning: Planning,
+    out: &mut Printer<W>,
+) -> Result<(), Failure> {
     let (facts, notes) = planning.facts().await;
     let mut plan = reckon(&planning.spec, &facts, &planning.machine);
-    plan.phases.retain(|phase| planning.phases.contains(&phase.name.to_string()));
+    plan.phases
+        .retain(|phase| planning.phases.contains(&phase.name.to_string()));
     out.print(&PlanView { plan, notes })
 }

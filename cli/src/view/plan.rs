@@ -71,7 +71,11 @@ fn facts(phase: &PhasePlan) -> Vec<(&'static str, Option<String>)> {
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| format!("{name} {}", scaled(count as f64, "")))
         .collect();
-    let views = if phase.views == 2 { "2 views" } else { "1 view" };
+    let views = if phase.views == 2 {
+        "2 views"
+    } else {
+        "1 view"
+    };
     let micro = (phase.micro_batch_groups < phase.groups).then(|| {
         let held = phase.micro_batch_groups;
         format!("{held} of {} batch-norm groups at once", phase.groups)
@@ -79,7 +83,10 @@ fn facts(phase: &PhasePlan) -> Vec<(&'static str, Option<String>)> {
     vec![
         (
             "data",
-            Some(format!("{}: {images} images, {labels} ({origin})", phase.data)),
+            Some(format!(
+                "{}: {images} images, {labels} ({origin})",
+                phase.data
+            )),
         ),
         (
             "steps",
@@ -91,7 +98,11 @@ fn facts(phase: &PhasePlan) -> Vec<(&'static str, Option<String>)> {
         ("micro-batches", micro),
         (
             "parameters",
-            Some(format!("{} trained ({})", scaled(parameters.trained as f64, ""), parts.join(", "))),
+            Some(format!(
+                "{} trained ({})",
+                scaled(parameters.trained as f64, ""),
+                parts.join(", ")
+            )),
         ),
         (
             "work",
@@ -102,8 +113,14 @@ fn facts(phase: &PhasePlan) -> Vec<(&'static str, Option<String>)> {
                 scaled(phase.work.phase, "FLOP")
             )),
         ),
-        ("evaluations", Some(phase.evaluations.to_string()).filter(|_| phase.evaluations > 0)),
-        ("checkpoint", Some(Bytes::new(phase.checkpoint_bytes).to_string())),
+        (
+            "evaluations",
+            Some(phase.evaluations.to_string()).filter(|_| phase.evaluations > 0),
+        ),
+        (
+            "checkpoint",
+            Some(Bytes::new(phase.checkpoint_bytes).to_string()),
+        ),
     ]
 }
 
@@ -121,7 +138,11 @@ fn worlds(phase: &PhasePlan, out: &mut dyn Write) -> io::Result<()> {
             world.images.to_string(),
             Bytes::new(world.memory.device).to_string(),
         ];
-        row.extend(world.memory_at_once.map(|memory| Bytes::new(memory.device).to_string()));
+        row.extend(
+            world
+                .memory_at_once
+                .map(|memory| Bytes::new(memory.device).to_string()),
+        );
         row.extend([
             Bytes::new(world.traffic.total()).to_string(),
             step(world.step_s),
@@ -136,20 +157,31 @@ fn worlds(phase: &PhasePlan, out: &mut dyn Write) -> io::Result<()> {
 
 /// What the fullest rank of the largest world holds, and what each rank of it sends.
 fn memory(phase: &PhasePlan, out: &mut dyn Write) -> io::Result<()> {
-    let Some(world) = phase.worlds.last() else { return Ok(()) };
+    let Some(world) = phase.worlds.last() else {
+        return Ok(());
+    };
     let bytes = |bytes: u64| Some(Bytes::new(bytes).to_string()).filter(|_| bytes > 0);
     let ranks = if world.ranks == 1 { "rank" } else { "ranks" };
     writeln!(out, "at {} {ranks}:", world.ranks)?;
     let Memory { device, host, .. } = world.memory;
     let at_once = world.memory_at_once.map(|memory| memory.activations);
-    let mut rows: Vec<_> = parts(&world.memory).into_iter().map(|(name, size)| (name, bytes(size))).collect();
+    let mut rows: Vec<_> = parts(&world.memory)
+        .into_iter()
+        .map(|(name, size)| (name, bytes(size)))
+        .collect();
     rows.extend([
-        ("  activations with all groups at once", at_once.and_then(bytes)),
+        (
+            "  activations with all groups at once",
+            at_once.and_then(bytes),
+        ),
         ("memory of a rank at its peak", bytes(device)),
         ("memory of its host beside that", bytes(host)),
         ("sent: gradients", bytes(world.traffic.gradients)),
         ("sent: embeddings", bytes(world.traffic.embeddings)),
-        ("sent: batch-norm statistics", bytes(world.traffic.statistics)),
+        (
+            "sent: batch-norm statistics",
+            bytes(world.traffic.statistics),
+        ),
     ]);
     properties(out, &rows)
 }
@@ -185,7 +217,15 @@ fn step(seconds: f64) -> String {
 
 /// `8.2 GFLOP`, or `23.5 M` without a unit.
 fn scaled(value: f64, unit: &str) -> String {
-    let prefixes = [(1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
+    let prefixes = [
+        (1e21, "Z"),
+        (1e18, "E"),
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+    ];
     let prefix = prefixes.into_iter().find(|(scale, _)| value >= *scale);
     match prefix {
         Some((scale, prefix)) => format!("{:.2} {prefix}{unit}", value / scale),

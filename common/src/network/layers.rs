@@ -255,13 +255,7 @@ impl Place {
         }
     }
 
-    fn part(
-        &self,
-        name: &str,
-        norm: &str,
-        channels: (u64, u64),
-        shape: (u64, u64),
-    ) -> ConvNorm {
+    fn part(&self, name: &str, norm: &str, channels: (u64, u64), shape: (u64, u64)) -> ConvNorm {
         ConvNorm {
             conv: self.convolution(name, channels, shape),
             norm: format!("{}.{norm}", self.prefix),

@@ -48,7 +48,10 @@ pub fn operations(encoder: &EncoderSpec, image_size: u32) -> Vec<Operation> {
         walk.max_pool(last.conv.output);
     }
     for block in &layers.blocks {
-        let (before, input) = (walk.side, block.path.first().map_or(0, |part| part.first().input));
+        let (before, input) = (
+            walk.side,
+            block.path.first().map_or(0, |part| part.first().input),
+        );
         walk.beside = input * before.pow(2);
         for part in &block.path {
             match part {

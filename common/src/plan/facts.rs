@@ -85,9 +85,9 @@ impl DataFacts {
                 let filled = self.class_sizes.iter().filter(|size| **size > 0);
                 filled.map(of_class).sum()
             }
-            Labels::PerClass { count, .. } => {
-                u64::from(*count).saturating_mul(self.classes).min(self.images)
-            }
+            Labels::PerClass { count, .. } => u64::from(*count)
+                .saturating_mul(self.classes)
+                .min(self.images),
             Labels::List { url } => lists.get(url).copied().unwrap_or(self.images),
         }
     }

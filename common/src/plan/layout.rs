@@ -27,7 +27,9 @@ impl Share {
         let held = most.min(lanes_per_group.div_ceil(u64::from(ranks)) * u64::from(groups));
         let of = |batch: u32, lanes_held: u64| u64::from(batch) / lanes.max(1) * lanes_held;
         let labelled = match &phase.kind {
-            PhaseKind::Distill(distill) => distill.labelled.as_ref().map_or(0, |stream| stream.batch),
+            PhaseKind::Distill(distill) => {
+                distill.labelled.as_ref().map_or(0, |stream| stream.batch)
+            }
             PhaseKind::Pretrain(_) | PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) => 0,
         };
         Self {

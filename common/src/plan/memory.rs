@@ -119,14 +119,32 @@ impl Setting<'_> {
         };
         let teacher = self.networks.teacher.as_ref();
         let device = self.phase.gang.device;
-        let walk = Walk { sizes, rows: held, several, mapped: mapped(device) };
+        let walk = Walk {
+            sizes,
+            rows: held,
+            several,
+            mapped: mapped(device),
+        };
         let (kept, mut peak) = match self.networks.whole {
             true => walk.backward(own),
-            false => (Blocks::default(), Walk { several: false, ..walk }.forward(own)),
+            false => (
+                Blocks::default(),
+                Walk {
+                    several: false,
+                    ..walk
+                }
+                .forward(own),
+            ),
         };
         // A teacher looks at the views while what the student keeps is there; gradient caching's first pass keeps nothing.
         if let Some(teacher) = teacher {
-            peak = peak.max(kept + Walk { several: false, ..walk }.forward(teacher));
+            peak = peak.max(
+                kept + Walk {
+                    several: false,
+                    ..walk
+                }
+                .forward(teacher),
+            );
         }
         if in_parts && self.phase.views() == 2 {
             peak = peak.max(walk.forward(own));
@@ -147,7 +165,8 @@ impl Setting<'_> {
             evaluation: self.evaluation(sizes),
             start: self.start(sizes),
             snapshot: sizes.weight * (state / u64::from(self.ranks) + own.largest()),
-            prefetch: LOADED * 4 * pixels * rows + (LOADED - 1) * (share.images + share.labelled) * self.train.stored_bytes,
+            prefetch: LOADED * 4 * pixels * rows
+                + (LOADED - 1) * (share.images + share.labelled) * self.train.stored_bytes,
             images: self.train.in_memory() + self.eval.map_or(0, DataFacts::in_memory),
             program: PROGRAM,
             ..Memory::default()
@@ -167,9 +186,15 @@ impl Setting<'_> {
         let own = &self.networks.own;
         let pixels = 3 * u64::from(self.phase.augment.image_size).pow(2);
         let batch = EVALUATION_BATCH.min(eval.images);
-        let walk = Walk { sizes, rows: batch, several: false, mapped: mapped(self.phase.gang.device) };
+        let walk = Walk {
+            sizes,
+            rows: batch,
+            several: false,
+            mapped: mapped(self.phase.gang.device),
+        };
         let pass = walk.forward(own).total() + batch * 5 * 4 * pixels;
-        let neighbours = matches!(&self.phase.kind, PhaseKind::Pretrain(spec) if spec.knn.is_some());
+        let neighbours =
+            matches!(&self.phase.kind, PhaseKind::Pretrain(spec) if spec.knn.is_some());
         if !neighbours || self.train.classes == 0 || eval.classes == 0 {
             return pass;
         }
@@ -178,7 +203,9 @@ impl Setting<'_> {
         let bank = self.train.images.div_ceil(u64::from(self.ranks));
         let tile = NEIGHBOUR_TILE.min(bank * eval.images);
         let search = sizes.weight * (features * (bank + 2 * eval.images) + 2 * tile);
-        (sizes.weight * features * 2 * bank).max(search).max(pass + sizes.weight * features * bank)
+        (sizes.weight * features * 2 * bank)
+            .max(search)
+            .max(pass + sizes.weight * features * bank)
     }
 
     /// What is loaded is there as stored and as tensors; a weight is made in f64.
@@ -298,7 +325,9 @@ impl Add for Blocks {
 impl Walk {
     /// So many numbers of each view, in blocks of each of these sizes.
     fn blocks(&self, elements: impl IntoIterator<Item = u64>) -> Blocks {
-        let sizes = elements.into_iter().map(|count| count * self.sizes.activation);
+        let sizes = elements
+            .into_iter()
+            .map(|count| count * self.sizes.activation);
         self.bytes(sizes)
     }
 
@@ -323,7 +352,11 @@ impl Walk {
             kept = kept + self.bytes([operation.kept_bytes]);
             // The gradient of its output before and after the batch norm, or that and its input's; and the gradient that
             // waits for the shortcut.
-            let gradients = [operation.output, operation.output.max(operation.input), operation.beside];
+            let gradients = [
+                operation.output,
+                operation.output.max(operation.input),
+                operation.beside,
+            ];
             peak = peak.max(kept + self.blocks(gradients) + self.extra(operation));
         }
         // A dense layer keeps its output and, behind the ReLU, what the next one reads; so do features and logits.
@@ -336,7 +369,12 @@ impl Walk {
     /// The peak of a pass without a graph.
     fn forward(&self, network: &Network) -> Blocks {
         let alive = network.operations.iter().map(|operation| {
-            let own = [operation.input, operation.output, operation.output, operation.beside];
+            let own = [
+                operation.input,
+                operation.output,
+                operation.output,
+                operation.beside,
+            ];
             self.blocks(own) + self.extra(operation)
         });
         alive.fold(Blocks::default(), Blocks::max)
@@ -354,7 +392,11 @@ impl DataFacts {
     /// Decoded images, row groups and index.
     fn in_memory(&self) -> u64 {
         let kept = |mean: u64| (self.images * mean).min(KEPT_IMAGES);
-        let row_groups = if self.row_groups { kept(self.stored_bytes) } else { 0 };
+        let row_groups = if self.row_groups {
+            kept(self.stored_bytes)
+        } else {
+            0
+        };
         kept(self.decoded_bytes) + row_groups + self.images * INDEX_ENTRY
     }
 }

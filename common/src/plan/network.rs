@@ -69,7 +69,9 @@ impl Network {
     }
 
     fn width(&self, layer: u32) -> u64 {
-        let built = layer.checked_sub(1).and_then(|before| self.head.get(before as usize));
+        let built = layer
+            .checked_sub(1)
+            .and_then(|before| self.head.get(before as usize));
         built.map_or_else(|| features(&self.encoder), |dense| dense.1)
     }
 
@@ -84,12 +86,20 @@ impl Network {
 
     /// Elements of the largest tensor.
     pub(super) fn largest(&self) -> u64 {
-        self.tensors.iter().map(TensorInfo::elements).max().unwrap_or(0)
+        self.tensors
+            .iter()
+            .map(TensorInfo::elements)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Operations of one view's way forward, encoder and dense layers.
     pub(super) fn forward_flops(&self) -> u64 {
-        let encoder: u64 = self.operations.iter().map(|operation| operation.flops).sum();
+        let encoder: u64 = self
+            .operations
+            .iter()
+            .map(|operation| operation.flops)
+            .sum();
         let dense = self.head.iter().chain(&self.classifiers);
         encoder + dense.map(|(input, output)| 2 * input * output).sum::<u64>()
     }
@@ -97,7 +107,9 @@ impl Network {
     /// Channels of every batch norm.
     pub(super) fn norms(&self) -> impl Iterator<Item = u64> {
         let encoder = self.operations.iter().map(|operation| operation.norm);
-        encoder.filter(|channels| *channels > 0).chain(self.head.iter().map(|layer| layer.1))
+        encoder
+            .filter(|channels| *channels > 0)
+            .chain(self.head.iter().map(|layer| layer.1))
     }
 }
 
@@ -122,7 +134,8 @@ impl Networks {
                 let network = with_head(encoder, linear.layers.deepest());
                 let own = network.reading("fc", linear.layers.first, classes);
                 let beside = linear.layers.others.iter();
-                let read = |network: Network, layer: &u32| network.reading("fc_at", *layer, classes);
+                let read =
+                    |network: Network, layer: &u32| network.reading("fc_at", *layer, classes);
                 (beside.fold(own, read), None)
             }
             PhaseKind::Finetune(tune) => {
@@ -153,6 +166,11 @@ impl Networks {
         let trains = |tensor: &&TensorInfo| {
             tensor.role == Role::Weight && (self.whole || tensor.name.starts_with("fc"))
         };
-        self.own.tensors.iter().filter(trains).map(TensorInfo::elements).sum()
+        self.own
+            .tensors
+            .iter()
+            .filter(trains)
+            .map(TensorInfo::elements)
+            .sum()
     }
 }

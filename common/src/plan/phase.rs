@@ -125,7 +125,12 @@ impl PhasePlan {
         let interval = phase.evaluation_interval(steps, images);
         let on_the_way = interval.map_or(0, |every| steps.saturating_sub(1) / every.max(1));
         let evaluations = if eval.is_some() { on_the_way + 1 } else { 0 };
-        let work = Work::of(phase, &networks, (&train, eval.as_ref()), (steps, evaluations));
+        let work = Work::of(
+            phase,
+            &networks,
+            (&train, eval.as_ref()),
+            (steps, evaluations),
+        );
         let mut plan = Self {
             name: phase.name.clone(),
             kind: phase.kind.word(),
@@ -212,7 +217,10 @@ impl Parameters {
             classifier,
             trained: networks.trained(),
             statistics: count.statistics,
-            teacher: networks.teacher.as_ref().map_or(0, |teacher| teacher.parameters().trainable),
+            teacher: networks
+                .teacher
+                .as_ref()
+                .map_or(0, |teacher| teacher.parameters().trainable),
         }
     }
 }
@@ -226,7 +234,11 @@ impl Work {
     ) -> Self {
         let own = &networks.own;
         let forward = own.forward_flops() as f64;
-        let classifier = own.classifiers.iter().map(|(inputs, classes)| 2 * inputs * classes).sum::<u64>() as f64;
+        let classifier = own
+            .classifiers
+            .iter()
+            .map(|(inputs, classes)| 2 * inputs * classes)
+            .sum::<u64>() as f64;
         let batch = f64::from(phase.batch);
         let in_parts = phase.micro_batch_groups < phase.groups;
         let step = match &phase.kind {
@@ -241,7 +253,10 @@ impl Work {
             PhaseKind::Finetune(_) => batch * 3.0 * forward,
             PhaseKind::Distill(distill) => {
                 let labelled = distill.labelled.as_ref().map_or(0, |stream| stream.batch);
-                let teacher = networks.teacher.as_ref().map_or(0, |teacher| teacher.forward_flops());
+                let teacher = networks
+                    .teacher
+                    .as_ref()
+                    .map_or(0, |teacher| teacher.forward_flops());
                 (batch + f64::from(labelled)) * 3.0 * forward + batch * teacher as f64
             }
         };

@@ -42,7 +42,11 @@ impl Traffic {
         let forwards = if pretrains && parts > 1 { 2 } else { 1 };
         let groups = u64::from(phase.groups);
         let dim = networks.own.output();
-        let rows = if pretrains { 2 * u64::from(phase.batch) } else { 0 };
+        let rows = if pretrains {
+            2 * u64::from(phase.batch)
+        } else {
+            0
+        };
         let (mut gathered, mut summed, mut norms) = (0, 0, 0);
         if networks.whole {
             for channels in networks.own.norms() {

@@ -29,24 +29,42 @@ const IMAGENET: &str = "batch: 8192, epochs: 100, probe: false, augment: { image
 
 #[test]
 fn work_is_that_of_the_papers_network() {
-    let spec = job("encoder: { depth: 50 }", IMAGENET, "device: cuda, ranks: { min: 1, max: 64 }");
+    let spec = job(
+        "encoder: { depth: 50 }",
+        IMAGENET,
+        "device: cuda, ranks: { min: 1, max: 64 }",
+    );
     let phase = phase_of(&spec, &h100());
     // 4.09 billion multiply-adds at 224 pixels, and a head of 2048 × 2048 and 2048 × 128.
-    assert!((phase.work.forward / 2e9 - 4.09).abs() < 0.03, "{}", phase.work.forward);
+    assert!(
+        (phase.work.forward / 2e9 - 4.09).abs() < 0.03,
+        "{}",
+        phase.work.forward
+    );
     let views = 2.0 * 8192.0;
     let loss = 6.0 * views * views * 128.0;
     assert!((phase.work.step / (views * 3.0 * phase.work.forward + loss) - 1.0).abs() < 1e-12);
     assert_eq!(phase.steps, 1_281_167 * 100 / 8192 + 1);
     // Encoder and head of simclr §2.1: weights, statistics, momentum of the weights.
-    assert_eq!((phase.parameters.encoder, phase.parameters.head), (23_508_032, 4_460_672));
+    assert_eq!(
+        (phase.parameters.encoder, phase.parameters.head),
+        (23_508_032, 4_460_672)
+    );
     let statistics = 53_120 + 2 * (2048 + 128);
     assert_eq!(phase.parameters.statistics, statistics);
-    assert_eq!(phase.checkpoint_bytes, 4 * (2 * (23_508_032 + 4_460_672) + statistics));
+    assert_eq!(
+        phase.checkpoint_bytes,
+        4 * (2 * (23_508_032 + 4_460_672) + statistics)
+    );
 }
 
 #[test]
 fn the_loss_sends_two_gathers_and_gradients_a_ring() {
-    let spec = job("encoder: { depth: 50 }", IMAGENET, "device: cuda, ranks: { min: 1, max: 64 }");
+    let spec = job(
+        "encoder: { depth: 50 }",
+        IMAGENET,
+        "device: cuda, ranks: { min: 1, max: 64 }",
+    );
     let phase = phase_of(&spec, &h100());
     let traffic = world(&phase, 8).traffic;
     // 7 MiB of unit rows at 8,192 pairs, 128 dimensions and 8 ranks, and three figures for each row.
@@ -59,7 +77,11 @@ fn the_loss_sends_two_gathers_and_gradients_a_ring() {
 
 #[test]
 fn worlds_that_divide_the_lanes_badly_are_no_faster() {
-    let spec = job("encoder: { depth: 50 }", IMAGENET, "device: cuda, ranks: { min: 1, max: 64 }");
+    let spec = job(
+        "encoder: { depth: 50 }",
+        IMAGENET,
+        "device: cuda, ranks: { min: 1, max: 64 }",
+    );
     let quick = Machine {
         wire_gbit: 1e9,
         latency_us: 1e-9,
@@ -72,7 +94,13 @@ fn worlds_that_divide_the_lanes_badly_are_no_faster() {
     assert!((efficiency(64) - 1.0).abs() < 1e-6 && (efficiency(48) - 2.0 / 3.0).abs() < 1e-6);
     assert!(world(&phase, 32).faster && !world(&phase, 48).faster && world(&phase, 64).faster);
     // Over a slow wire every further rank costs.
-    let slow = phase_of(&spec, &Machine { wire_gbit: 1.0, ..h100() });
+    let slow = phase_of(
+        &spec,
+        &Machine {
+            wire_gbit: 1.0,
+            ..h100()
+        },
+    );
     assert!(world(&slow, 64).efficiency < world(&slow, 2).efficiency);
     assert!(world(&slow, 64).efficiency < 0.5);
     let step = world(&phase, 1).step_s;
@@ -81,7 +109,8 @@ fn worlds_that_divide_the_lanes_badly_are_no_faster() {
 
 #[test]
 fn micro_batches_hold_less_and_compute_more() {
-    let whole = "batch: 8192, steps: 2, probe: false, augment: { image_size: 32, blur_probability: 0 }";
+    let whole =
+        "batch: 8192, steps: 2, probe: false, augment: { image_size: 32, blur_probability: 0 }";
     let parts = format!("{whole}, groups: 16, micro_batch_groups: 1");
     let network = "encoder: { depth: 18, stem: cifar }";
     let [whole, parts] = [whole, &parts].map(|phase| {
@@ -106,20 +135,36 @@ fn micro_batches_hold_less_and_compute_more() {
 
 #[test]
 fn what_a_peak_is_made_of_adds_up() {
-    let spec = job("encoder: { depth: 50 }", IMAGENET, "device: cuda, precision: bf16, ranks: { min: 16, max: 64 }");
+    let spec = job(
+        "encoder: { depth: 50 }",
+        IMAGENET,
+        "device: cuda, precision: bf16, ranks: { min: 16, max: 64 }",
+    );
     let memory = world(&phase_of(&spec, &h100()), 64).memory;
-    let step = memory.activations + memory.workspace + memory.slack + memory.embeddings + memory.loss;
-    let state = memory.weights + memory.gradients + memory.optimizer + memory.batch + memory.program;
-    assert_eq!(memory.device, state + step.max(memory.evaluation).max(memory.start));
+    let step =
+        memory.activations + memory.workspace + memory.slack + memory.embeddings + memory.loss;
+    let state =
+        memory.weights + memory.gradients + memory.optimizer + memory.batch + memory.program;
+    assert_eq!(
+        memory.device,
+        state + step.max(memory.evaluation).max(memory.start)
+    );
     assert!(memory.host >= memory.snapshot + memory.prefetch + memory.images);
 }
 
 #[test]
 fn what_is_known_of_the_data_goes_before_what_is_assumed() {
-    let spec = job("encoder: { depth: 18, stem: cifar }", "batch: 64, epochs: 1, augment: { image_size: 32 }", "device: cpu");
+    let spec = job(
+        "encoder: { depth: 18, stem: cifar }",
+        "batch: 64, epochs: 1, augment: { image_size: 32 }",
+        "device: cpu",
+    );
     let train = "train".parse().expect("a name");
     let assumed = DataFacts::assumed(&spec, &train);
-    assert_eq!((assumed.images, assumed.classes, assumed.origin), (50_000, 10, Origin::Assumed));
+    assert_eq!(
+        (assumed.images, assumed.classes, assumed.origin),
+        (50_000, 10, Origin::Assumed)
+    );
     let test = DataFacts::assumed(&spec, &"test".parse().expect("a name"));
     assert_eq!(test.images, 10_000);
     let mut facts = Facts::default();
@@ -139,8 +184,13 @@ fn what_is_known_of_the_data_goes_before_what_is_assumed() {
     let known = &found.facts;
     let share = |share| known.chosen(&Labels::Share { share, seed: 0 }, &facts.lists);
     assert_eq!((share(0.01), share(0.1)), (7 + 3 + 1, 70 + 30 + 1));
-    assert_eq!(known.chosen(&Labels::PerClass { count: 4, seed: 0 }, &facts.lists), 12);
-    let list = Labels::List { url: "file:///list".to_owned() };
+    assert_eq!(
+        known.chosen(&Labels::PerClass { count: 4, seed: 0 }, &facts.lists),
+        12
+    );
+    let list = Labels::List {
+        url: "file:///list".to_owned(),
+    };
     assert_eq!(known.chosen(&list, &facts.lists), 1000);
     facts.lists.insert("file:///list".to_owned(), 11);
     assert_eq!(known.chosen(&list, &facts.lists), 11);

@@ -39,13 +39,27 @@ fn every_recipe_is_valid_listed_and_can_be_planned() {
     let list = include_str!("../../../recipes/README.md");
     let files = files();
     for path in &files {
-        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
-        assert!(list.contains(&format!("[{name}]({name})")), "{name} is not in recipes/README.md");
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("a name");
+        assert!(
+            list.contains(&format!("[{name}]({name})")),
+            "{name} is not in recipes/README.md"
+        );
         let spec = recipe(&std::fs::read_to_string(path).expect("a text"));
         for phase in planned(&spec).phases {
             let world = phase.worlds.last().expect("a world");
-            assert!(phase.steps > 0 && phase.work.phase > 0.0, "{name} {}", phase.name);
-            assert!(world.phase_s.is_finite() && world.memory.device > 0, "{name} {}", phase.name);
+            assert!(
+                phase.steps > 0 && phase.work.phase > 0.0,
+                "{name} {}",
+                phase.name
+            );
+            assert!(
+                world.phase_s.is_finite() && world.memory.device > 0,
+                "{name} {}",
+                phase.name
+            );
         }
     }
     assert!(files.len() >= 7, "{files:?}");
@@ -59,7 +73,10 @@ fn the_papers_networks_are_variables_of_their_recipes() {
     for (width, millions) in [(1, 24), (2, 94), (4, 375)] {
         let spec = changed(v1, &[format!("encoder.width={width}")]);
         let pretrain = &planned(&spec).phases[0];
-        assert_eq!((pretrain.parameters.encoder as f64 / 1e6).round() as u64, millions);
+        assert_eq!(
+            (pretrain.parameters.encoder as f64 / 1e6).round() as u64,
+            millions
+        );
     }
     let v2 = include_str!("../../../recipes/v2-imagenet.yaml");
     // Table 1 of SimCLR v2, which counts running statistics as well.
@@ -95,7 +112,10 @@ fn the_papers_networks_are_variables_of_their_recipes() {
             let counted = (pretrain.parameters.encoder + pretrain.parameters.statistics) as f64;
             // The statistics of the head's batch norms are too few to matter.
             let error = (counted / 1e6 - f64::from(millions)).abs();
-            assert!(error < 0.6, "{depth} {width} {selective}: {counted} beside {head}");
+            assert!(
+                error < 0.6,
+                "{depth} {width} {selective}: {counted} beside {head}"
+            );
             let student = plan.phases.last().expect("a student");
             assert_eq!((student.parameters.encoder as f64 / 1e6).round() as u64, 24);
         }

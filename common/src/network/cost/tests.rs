@@ -33,8 +33,9 @@ fn encoder(depth: Depth, selective_kernel: bool) -> EncoderSpec {
 
 #[test]
 fn parameters_agree_with_the_published_counts() {
-    let golden: Golden = serde_json::from_str(include_str!("../../../tests/golden/parameters.json"))
-        .expect("golden file");
+    let golden: Golden =
+        serde_json::from_str(include_str!("../../../tests/golden/parameters.json"))
+            .expect("golden file");
     assert_eq!(golden.cases.len(), 18);
     for case in golden.cases {
         let encoder = EncoderSpec {
@@ -205,7 +206,10 @@ fn a_selective_block_costs_what_its_parts_do() {
     let second = |selective: bool, parts| -> u64 {
         let all = operations(&encoder(Depth::D50, selective), 224);
         let start = if selective { 5 } else { 3 };
-        all[start..start + parts].iter().map(|part| part.flops / 2).sum()
+        all[start..start + parts]
+            .iter()
+            .map(|part| part.flops / 2)
+            .sum()
     };
     assert_eq!(second(false, 1), area * 64 * 64 * 9);
     assert_eq!(second(true, 4), area * 128 * 64 * 9 + 64 * 32 + 32 * 128);

@@ -3,8 +3,8 @@
 //! The peak of a step is found by walking through it: forward, every operation adds what it keeps for backward;
 //! backward, every operation holds the gradients of its output and input beside all that is still kept in front of it.
 //! On CPUs, blocks of 32 MiB and more go back to the system when they are freed (`worker/src/device/memory.rs`), smaller
-//! ones stay with the process: so the peaks of both are added although they come at different times, and the allocator
-//! leaves room between small blocks.
+//! ones stay with the process, where evaluations and the first step's preparation left others: so small blocks add up
+//! although they are not alive at the same time, and the allocator leaves room between them.
 
 use std::ops::Add;
 
@@ -34,11 +34,11 @@ const STRIPS: u64 = 4;
 /// On CPUs, blocks from this size on are mapped one by one.
 const MAPPED: u64 = 32 << 20;
 /// What small blocks take in memory, as a multiple of their size: measured, see docs/plan.md.
-const SLACK: f64 = 1.5;
+const SLACK: f64 = 1.1;
 /// Numbers of f64 in making one initial weight.
 const INITIAL: u64 = 8 * 8;
 /// What a trainer holds that trains next to nothing: libtorch and its kernels, threads and their buffers.
-const PROGRAM: u64 = 170 << 20;
+const PROGRAM: u64 = 160 << 20;
 /// On a GPU, the libraries' context and workspaces (cuDNN, cuBLAS, NCCL).
 const PROGRAM_GPU: u64 = 1 << 30;
 
@@ -63,9 +63,9 @@ pub struct Memory {
     pub embeddings: u64,
     /// Strips of the similarity matrix.
     pub loss: u64,
-    /// An evaluation: its pass forward, and features where neighbours are searched. In place of activations to loss.
+    /// Evaluations, beyond what a step has: a pass forward, and features where neighbours are searched.
     pub evaluation: u64,
-    /// Making or loading the weights, before the first step. In place of activations to loss.
+    /// Making and loading the weights, beyond what a step has.
     pub start: u64,
     /// Program and libraries.
     pub program: u64,
@@ -75,9 +75,9 @@ pub struct Memory {
     pub prefetch: u64,
     /// Host: images and index kept in memory.
     pub images: u64,
-    /// At the peak, on the device.
+    /// All of it, or with a GPU what the device holds.
     pub device: u64,
-    /// At the peak, on the host, where that is not the device.
+    /// What the host holds, where that is not the device.
     pub host: u64,
 }
 
@@ -161,9 +161,6 @@ impl Setting<'_> {
             batch: sizes.weight * pixels * rows,
             activations: kept.total() + copied,
             workspace: peak.total() - kept.total() + sizes.weight * own.largest(),
-            slack: peak.slack(device),
-            evaluation: self.evaluation(sizes),
-            start: self.start(sizes),
             snapshot: sizes.weight * (state / u64::from(self.ranks) + own.largest()),
             prefetch: LOADED * 4 * pixels * rows
                 + (LOADED - 1) * (share.images + share.labelled) * self.train.stored_bytes,
@@ -178,61 +175,84 @@ impl Setting<'_> {
             let strip = all * (STRIP / all).clamp(1, MOST_ROWS).min(rows);
             memory.loss = sizes.weight * STRIPS * strip;
         }
+        let (evaluation, start) = (self.evaluation(sizes), self.start(sizes));
+        match device {
+            Device::Cpu => {
+                let small = peak.small + evaluation.small;
+                memory.evaluation = evaluation.small + evaluation.large.saturating_sub(peak.large);
+                memory.start = start;
+                memory.slack = ((SLACK - 1.0) * small as f64) as u64;
+            }
+            Device::Cuda => {
+                let step = memory.step();
+                memory.evaluation = evaluation.total().saturating_sub(step);
+                memory.start = start.saturating_sub(step + memory.evaluation);
+            }
+        }
         memory.total(device)
     }
 
-    fn evaluation(&self, sizes: Sizes) -> u64 {
-        let Some(eval) = self.eval else { return 0 };
+    fn evaluation(&self, sizes: Sizes) -> Blocks {
+        let Some(eval) = self.eval else {
+            return Blocks::default();
+        };
         let own = &self.networks.own;
-        let pixels = 3 * u64::from(self.phase.augment.image_size).pow(2);
-        let batch = EVALUATION_BATCH.min(eval.images);
         let walk = Walk {
             sizes,
-            rows: batch,
+            rows: EVALUATION_BATCH.min(eval.images),
             several: false,
             mapped: mapped(self.phase.gang.device),
         };
-        let pass = walk.forward(own).total() + batch * 5 * 4 * pixels;
+        let pass = walk.forward(own);
         let neighbours =
             matches!(&self.phase.kind, PhaseKind::Pretrain(spec) if spec.knn.is_some());
         if !neighbours || self.train.classes == 0 || eval.classes == 0 {
             return pass;
         }
         // The bank is joined from its batches while these are still there; queries are gathered from all ranks.
-        let features = features(&own.encoder);
         let bank = self.train.images.div_ceil(u64::from(self.ranks));
         let tile = NEIGHBOUR_TILE.min(bank * eval.images);
-        let search = sizes.weight * (features * (bank + 2 * eval.images) + 2 * tile);
-        (sizes.weight * features * 2 * bank)
-            .max(search)
-            .max(pass + sizes.weight * features * bank)
+        let row = sizes.weight * features(&own.encoder);
+        let batches = Blocks {
+            small: row * bank,
+            large: 0,
+        };
+        let whole = Walk { rows: 1, ..walk };
+        let search = [row * bank, row * eval.images, row * eval.images];
+        let tiles = [sizes.weight * tile; 2];
+        batches + pass.max(whole.bytes(search) + whole.bytes(tiles))
     }
 
-    /// What is loaded is there as stored and as tensors; a weight is made in f64.
+    /// What is loaded is there as stored and as tensors, and a weight is made in f64 before it takes its value.
     fn start(&self, sizes: Sizes) -> u64 {
         let network = |network: &Network| {
-            let parameters = network.parameters();
-            sizes.weight * (parameters.trainable + parameters.statistics)
+            let count = network.parameters();
+            (count.trainable + count.statistics, count.trainable)
         };
-        let loaded = match &self.phase.kind {
-            PhaseKind::Distill(_) => self.networks.teacher.as_ref().map_or(0, network),
-            PhaseKind::Pretrain(spec) if spec.from == Source::Random => 0,
-            PhaseKind::Finetune(spec) if spec.from == Source::Random => 0,
-            PhaseKind::LinearEval(spec) if spec.from == Source::Random => 0,
+        let (kept, momentum) = match &self.phase.kind {
+            PhaseKind::Distill(_) => self.networks.teacher.as_ref().map_or((0, 0), network),
+            PhaseKind::Pretrain(spec) if spec.from == Source::Random => (0, 0),
+            PhaseKind::Finetune(spec) if spec.from == Source::Random => (0, 0),
+            PhaseKind::LinearEval(spec) if spec.from == Source::Random => (0, 0),
             PhaseKind::Pretrain(_) | PhaseKind::Finetune(_) | PhaseKind::LinearEval(_) => {
                 network(&self.networks.own)
             }
         };
-        loaded + loaded.max(INITIAL * self.networks.own.largest())
+        let stored = sizes.weight * (kept + momentum);
+        sizes.weight * kept + stored.max(INITIAL * self.networks.own.largest())
     }
 }
 
 impl Memory {
-    /// Adds up the peak.
+    /// What a step needs beyond the state.
+    fn step(&self) -> u64 {
+        self.activations + self.workspace + self.embeddings + self.loss
+    }
+
+    /// Adds up.
     fn total(self, device: Device) -> Self {
-        let step = self.activations + self.workspace + self.slack + self.embeddings + self.loss;
-        let busy = step.max(self.evaluation).max(self.start);
         let state = self.weights + self.gradients + self.optimizer + self.batch;
+        let busy = self.step() + self.slack + self.evaluation + self.start;
         let host = self.snapshot + self.prefetch + self.images;
         match device {
             Device::Cpu => Self {
@@ -300,13 +320,6 @@ impl Blocks {
         Self {
             small: self.small.max(other.small),
             large: self.large.max(other.large),
-        }
-    }
-
-    fn slack(self, device: Device) -> u64 {
-        match device {
-            Device::Cpu => ((SLACK - 1.0) * self.small as f64) as u64,
-            Device::Cuda => 0,
         }
     }
 }

@@ -33,8 +33,11 @@ const MOST_ROWS: u64 = 512;
 const STRIPS: u64 = 4;
 /// On CPUs, blocks from this size on are mapped one by one.
 const MAPPED: u64 = 32 << 20;
-/// What small blocks take in memory, as a multiple of their size: measured, see docs/plan.md.
-const SLACK: f64 = 1.1;
+/// What small blocks take on CPUs, as a multiple of their size, measured (docs/plan.md): glibc finds no use for many of
+/// the blocks that were freed, most of all where evaluations come between steps or no step keeps anything.
+const SLACK: f64 = 1.15;
+const SLACK_EVALUATED: f64 = 1.7;
+const SLACK_FROZEN: f64 = 2.0;
 /// Numbers of f64 in making one initial weight.
 const INITIAL: u64 = 8 * 8;
 /// What a trainer holds that trains next to nothing: libtorch and its kernels, threads and their buffers.
@@ -88,6 +91,8 @@ pub(super) struct Setting<'a> {
     pub(super) networks: &'a Networks,
     pub(super) train: &'a DataFacts,
     pub(super) eval: Option<&'a DataFacts>,
+    /// Whether evaluations come between steps.
+    pub(super) evaluated: bool,
     pub(super) ranks: u32,
 }
 
@@ -181,7 +186,12 @@ impl Setting<'_> {
                 let small = peak.small + evaluation.small;
                 memory.evaluation = evaluation.small + evaluation.large.saturating_sub(peak.large);
                 memory.start = start;
-                memory.slack = ((SLACK - 1.0) * small as f64) as u64;
+                let slack = match (self.networks.whole, self.evaluated) {
+                    (false, _) => SLACK_FROZEN,
+                    (true, true) => SLACK_EVALUATED,
+                    (true, false) => SLACK,
+                };
+                memory.slack = ((slack - 1.0) * small as f64) as u64;
             }
             Device::Cuda => {
                 let step = memory.step();

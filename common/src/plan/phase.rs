@@ -155,6 +155,7 @@ impl PhasePlan {
             networks: &networks,
             train: &train,
             eval: eval.as_ref(),
+            evaluated: evaluations > 1,
             ranks,
         };
         let alone = plan.time(phase, machine, 1, &Traffic::default());

@@ -91,7 +91,9 @@ pub(super) struct Setting<'a> {
     pub(super) networks: &'a Networks,
     pub(super) train: &'a DataFacts,
     pub(super) eval: Option<&'a DataFacts>,
-    /// Whether evaluations come between steps.
+    /// Steps of the phase.
+    pub(super) steps: u64,
+    /// Whether evaluations come between them.
     pub(super) evaluated: bool,
     pub(super) ranks: u32,
 }
@@ -159,6 +161,7 @@ impl Setting<'_> {
             Precision::Fp32 | Precision::Fp64 => 0,
         };
         let state = elements(own) + self.networks.trained();
+        let stored = (share.images + share.labelled) * self.train.stored_bytes;
         let mut memory = Memory {
             weights: sizes.weight * (elements(own) + teacher.map_or(0, elements)),
             gradients: sizes.weight * self.networks.trained(),
@@ -167,8 +170,7 @@ impl Setting<'_> {
             activations: kept.total() + copied,
             workspace: peak.total() - kept.total() + sizes.weight * own.largest(),
             snapshot: sizes.weight * (state / u64::from(self.ranks) + own.largest()),
-            prefetch: LOADED * 4 * pixels * rows
-                + (LOADED - 1) * (share.images + share.labelled) * self.train.stored_bytes,
+            prefetch: LOADED.min(self.steps) * (4 * pixels * rows + stored),
             images: self.train.in_memory() + self.eval.map_or(0, DataFacts::in_memory),
             program: PROGRAM,
             ..Memory::default()

@@ -155,6 +155,7 @@ impl PhasePlan {
             networks: &networks,
             train: &train,
             eval: eval.as_ref(),
+            steps,
             evaluated: evaluations > 1,
             ranks,
         };

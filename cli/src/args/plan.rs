@@ -37,7 +37,7 @@ pub(crate) struct Plan {
     /// Peak of the device in 10¹² operations per second, instead of a data sheet's.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) device_tflops: Option<f64>,
-    /// Share of the peak that training reaches, in (0, 1].
+    /// Share of the peak that training reaches, in (0, 1]. Default: what was published of ResNet-50 on the device.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) mfu: Option<f64>,
     /// What one device sends, in 10⁹ bits per second.

@@ -151,7 +151,7 @@ fn machine(args: &Plan, spec: &JobSpec) -> Machine {
         machine.tflops = Some(tflops);
         machine.device = format!("{tflops} TFLOP/s");
     }
-    machine.mfu = args.mfu.unwrap_or(machine.mfu);
+    machine.mfu = args.mfu;
     machine.wire_gbit = args.wire_gbit.unwrap_or(machine.wire_gbit);
     machine.latency_us = args.latency_us.unwrap_or(machine.latency_us);
     machine

@@ -31,12 +31,9 @@ impl Output for PlanView {
         let machine = &self.plan.machine;
         writeln!(
             out,
-            "Times are estimates: {} at {} of its peak, {} Gbit/s and {} µs a collective for each rank; reading and \
-             augmenting images is not in them.",
-            machine.device,
-            percent(machine.mfu),
-            machine.wire_gbit,
-            machine.latency_us
+            "Times are estimates for {} with {} Gbit/s and {} µs a collective for each rank; reading and augmenting \
+             images is not in them.",
+            machine.device, machine.wire_gbit, machine.latency_us
         )?;
         for note in &self.notes {
             writeln!(out, "note: {note}")?;
@@ -111,6 +108,14 @@ fn facts(phase: &PhasePlan) -> Vec<(&'static str, Option<String>)> {
                 scaled(phase.work.forward, "FLOP"),
                 scaled(phase.work.step, "FLOP"),
                 scaled(phase.work.phase, "FLOP")
+            )),
+        ),
+        (
+            "rate",
+            Some(format!(
+                "{}/s a device: {} of its peak",
+                scaled(phase.flops_per_s, "FLOP"),
+                percent(phase.mfu)
             )),
         ),
         (

@@ -49,6 +49,10 @@ pub struct PhasePlan {
     pub parameters: Parameters,
     /// Floating-point operations.
     pub work: Work,
+    /// Operations per second that are reckoned for a device, and the share of its peak that they are.
+    pub flops_per_s: f64,
+    /// See above.
+    pub mfu: f64,
     /// A checkpoint: weights, running statistics and the optimiser's state.
     pub checkpoint_bytes: u64,
     /// Every number of ranks that the spec allows, ascending.
@@ -146,6 +150,8 @@ impl PhasePlan {
             micro_batch_groups: phase.micro_batch_groups,
             parameters: Parameters::of(&networks),
             work,
+            flops_per_s: machine.flops_per_s(phase.gang.precision),
+            mfu: machine.mfu(phase.gang.precision),
             checkpoint_bytes: checkpoint_bytes(phase, &networks),
             worlds: Vec::new(),
             facts: train.clone(),
@@ -166,7 +172,7 @@ impl PhasePlan {
             let step_s = plan.time(phase, machine, ranks, &traffic);
             let setting = setting(ranks);
             let share = Share::of(phase, ranks, phase.micro_batch_groups);
-            let rate = machine.flops_per_s(phase.gang.precision) * f64::from(ranks);
+            let rate = plan.flops_per_s * f64::from(ranks);
             let evaluating = evaluations as f64 * work.evaluation / rate;
             plan.worlds.push(World {
                 ranks,
@@ -190,7 +196,7 @@ impl PhasePlan {
     fn time(&self, phase: &PhaseSpec, machine: &Machine, ranks: u32, traffic: &Traffic) -> f64 {
         let share = Share::of(phase, ranks, phase.micro_batch_groups);
         let part = share.images as f64 / f64::from(phase.batch);
-        let compute = part * self.work.step / machine.flops_per_s(phase.gang.precision);
+        let compute = part * self.work.step / self.flops_per_s;
         let rate = machine.bytes_per_s();
         let waited = (traffic.embeddings + traffic.statistics) as f64 / rate
             + traffic.small as f64 * machine.latency_s();

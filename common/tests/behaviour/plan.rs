@@ -85,6 +85,7 @@ fn worlds_that_divide_the_lanes_badly_are_no_faster() {
     let quick = Machine {
         wire_gbit: 1e9,
         latency_us: 1e-9,
+        mfu: Some(0.4),
         ..h100()
     };
     let phase = phase_of(&spec, &quick);

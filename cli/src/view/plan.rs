@@ -19,16 +19,20 @@ pub(crate) struct PlanView {
 
 impl Output for PlanView {
     fn table(&self, out: &mut dyn Write) -> io::Result<()> {
+        let machine = &self.plan.machine;
         for phase in &self.plan.phases {
             writeln!(out, "{} ({})", phase.name, phase.kind)?;
             properties(out, &facts(phase))?;
             writeln!(out)?;
-            worlds(phase, out)?;
+            let over = worlds(phase, machine.sheet.memory_gib, out)?;
+            if over {
+                let (memory, device) = (machine.sheet.memory_gib, machine.sheet.name);
+                writeln!(out, "* more than the {memory} GiB of {device}")?;
+            }
             writeln!(out)?;
             memory(phase, out)?;
             writeln!(out)?;
         }
-        let machine = &self.plan.machine;
         writeln!(
             out,
             "Times are estimates for {} with {} Gbit/s and {} µs a collective for each rank; reading and augmenting \
@@ -129,25 +133,27 @@ fn facts(phase: &PhasePlan) -> Vec<(&'static str, Option<String>)> {
     ]
 }
 
-/// The worlds that are faster than every smaller one, and the ends of the range.
-fn worlds(phase: &PhasePlan, out: &mut dyn Write) -> io::Result<()> {
+/// The worlds that are faster than every smaller one, and the last. Says whether one needs more than a device's memory,
+/// where that is known (0 is not).
+fn worlds(phase: &PhasePlan, memory_gib: u64, out: &mut dyn Write) -> io::Result<bool> {
     let last = phase.worlds.last().map_or(0, |world| world.ranks);
     let shown = |world: &&World| world.faster || world.ranks == last;
     let parts = phase.micro_batch_groups < phase.groups;
     let mut headings = vec!["RANKS", "IMAGES/RANK", "MEMORY/RANK"];
     headings.extend(parts.then_some("ALL AT ONCE"));
     headings.extend(["SENT/STEP", "STEP", "IMAGES/S", "EFFICIENCY", "PHASE"]);
+    let is_over = |bytes: u64| memory_gib > 0 && bytes > memory_gib << 30;
+    let marked = |bytes: u64| {
+        let mark = if is_over(bytes) { " *" } else { "" };
+        format!("{}{mark}", Bytes::new(bytes))
+    };
     let rows = phase.worlds.iter().filter(shown).map(|world| {
         let mut row = vec![
             world.ranks.to_string(),
             world.images.to_string(),
-            Bytes::new(world.memory.device).to_string(),
+            marked(world.memory.device),
         ];
-        row.extend(
-            world
-                .memory_at_once
-                .map(|memory| Bytes::new(memory.device).to_string()),
-        );
+        row.extend(world.memory_at_once.map(|memory| marked(memory.device)));
         row.extend([
             Bytes::new(world.traffic.total()).to_string(),
             step(world.step_s),
@@ -157,7 +163,12 @@ fn worlds(phase: &PhasePlan, out: &mut dyn Write) -> io::Result<()> {
         ]);
         row
     });
-    columns(out, &headings, rows)
+    columns(out, &headings, rows)?;
+    let mut needs = phase.worlds.iter().filter(shown).flat_map(|world| {
+        let at_once = world.memory_at_once.map(|memory| memory.device);
+        std::iter::once(world.memory.device).chain(at_once)
+    });
+    Ok(needs.any(is_over))
 }
 
 /// What the fullest rank of the largest world holds, and what each rank of it sends.

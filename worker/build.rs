@@ -41,7 +41,10 @@ fn check_version(file: &Path) {
 }
 
 fn compile_shim(root: &Path) {
-    println!("cargo::rerun-if-changed=src/device/shim.cc");
+    let sources = ["src/device/shim.cc", "src/device/update.cc"];
+    for file in sources.iter().chain(&["src/device/shim.h"]) {
+        println!("cargo::rerun-if-changed={file}");
+    }
     cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -54,7 +57,7 @@ fn compile_shim(root: &Path) {
             "-isystem{}",
             root.join("include/torch/csrc/api/include").display()
         ))
-        .file("src/device/shim.cc")
+        .files(sources)
         .compile("diptych_shim");
 }
 

@@ -124,15 +124,31 @@ fn optimizer() -> impl Strategy<Value = OptimizerDraft> {
     (
         "[a-z]{0,4}",
         -1.0..1.0,
-        text(),
-        [number(), number(), number(), number()],
+        [text(), text()],
+        [
+            number(),
+            number(),
+            number(),
+            number(),
+            number(),
+            number(),
+            number(),
+        ],
     )
         .prop_map(
             |(
                 kind,
                 learning_rate,
-                scaling,
-                [warmup_epochs, momentum, weight_decay, trust_coefficient],
+                [scaling, momentum_kind],
+                [
+                    warmup_epochs,
+                    momentum,
+                    weight_decay,
+                    trust_coefficient,
+                    beta1,
+                    beta2,
+                    epsilon,
+                ],
             )| OptimizerDraft {
                 kind,
                 learning_rate,
@@ -141,6 +157,10 @@ fn optimizer() -> impl Strategy<Value = OptimizerDraft> {
                 momentum,
                 weight_decay,
                 trust_coefficient,
+                momentum_kind,
+                beta1,
+                beta2,
+                epsilon,
             },
         )
 }
@@ -190,17 +210,26 @@ fn phase() -> impl Strategy<Value = PhaseDraft> {
                 every: every.clone(),
                 every_steps: steps,
                 keep,
+                select: every.clone().map(|best| SelectDraft { best }),
             }),
             evaluate: often.map(|_| EvaluateDraft {
                 every_epochs: often,
                 knn_k: layer,
                 knn_temperature: temperature,
+                stop_after: layer.map(|evaluations| StopAfterDraft {
+                    metric: every.clone().unwrap_or_default(),
+                    evaluations,
+                }),
             }),
             max_bad_images: bad,
             loss: temperature.map(|_| LossDraft {
                 temperature,
                 normalize: flag,
                 scale: train,
+                memory: lanes.map(|_| MemoryDraft {
+                    size: groups,
+                    decay: share,
+                }),
             }),
             probe: flag,
             probe_layer: layer,

@@ -32,9 +32,12 @@ pub(crate) struct CheckpointView {
     pub(crate) attempt: u64,
     pub(crate) state: CheckpointState,
     pub(crate) pinned: bool,
-    /// The phase's last.
+    /// The phase's result: its last, or its best where the spec asks for that.
     #[serde(rename = "final")]
     pub(crate) is_final: bool,
+    /// The best so far, where the spec asks for that.
+    #[serde(rename = "best")]
+    pub(crate) is_best: bool,
     pub(crate) bytes: u64,
     pub(crate) at: Option<String>,
     /// What re-reading found wrong.
@@ -79,6 +82,7 @@ impl From<v1::Checkpoint> for CheckpointView {
             state,
             pinned: checkpoint.pinned,
             is_final: checkpoint.r#final,
+            is_best: checkpoint.best,
             bytes: checkpoint.bytes,
             at: time(checkpoint.at),
             problem: some_text(checkpoint.problem),
@@ -92,18 +96,19 @@ impl From<v1::Checkpoint> for CheckpointView {
 impl Output for CheckpointList {
     fn table(&self, out: &mut dyn Write) -> io::Result<()> {
         let rows = self.0.iter().map(|checkpoint| {
-            let marks = match (checkpoint.is_final, checkpoint.pinned) {
-                (true, true) => "final,pinned",
-                (true, false) => "final",
-                (false, true) => "pinned",
-                (false, false) => "-",
-            };
+            let marks = [
+                ("final", checkpoint.is_final),
+                ("best", checkpoint.is_best),
+                ("pinned", checkpoint.pinned),
+            ];
+            let marks = marks.iter().filter(|(_, is)| *is).map(|(mark, _)| *mark);
+            let marks = some_text(marks.collect::<Vec<_>>().join(","));
             vec![
                 checkpoint.phase.clone(),
                 checkpoint.step.to_string(),
                 checkpoint.attempt.to_string(),
                 checkpoint.state.word().to_owned(),
-                marks.to_owned(),
+                or_dash(marks),
                 Bytes::new(checkpoint.bytes).to_string(),
                 or_dash(checkpoint.at.as_ref()),
             ]
@@ -128,6 +133,7 @@ impl Output for CheckpointView {
                 ("state", Some(self.state.word().to_owned())),
                 ("problem", self.problem.clone()),
                 ("final", yes(self.is_final)),
+                ("best", yes(self.is_best)),
                 ("pinned", yes(self.pinned)),
                 ("size", Some(Bytes::new(self.bytes).to_string())),
                 ("at", self.at.clone()),

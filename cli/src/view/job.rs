@@ -47,8 +47,10 @@ pub(crate) struct PhaseView {
     pub(crate) workers: Vec<String>,
     /// The last value of each measurement.
     pub(crate) metrics: BTreeMap<String, f64>,
-    /// Final results, once done.
+    /// Results, once done: final ones, or those of the best checkpoint.
     pub(crate) results: BTreeMap<String, f64>,
+    /// Steps in the best checkpoint so far, where the spec asks for it.
+    pub(crate) best_step: Option<u64>,
 }
 
 /// Many jobs.
@@ -117,6 +119,7 @@ impl From<v1::PhaseStatus> for PhaseView {
             workers: phase.workers,
             metrics: by_name(phase.metrics),
             results: by_name(phase.results),
+            best_step: phase.best_step,
         }
     }
 }
@@ -229,6 +232,10 @@ impl Output for JobView {
                     format!("{value:.6}"),
                 ]);
             }
+            if let Some(step) = phase.best_step {
+                let name = "best checkpoint".to_owned();
+                values.push(vec![phase.name.clone(), name, format!("step {step}")]);
+            }
         }
         if !values.is_empty() {
             writeln!(out)?;
@@ -286,6 +293,7 @@ pub(crate) mod samples {
             workers: Vec::new(),
             metrics: BTreeMap::new(),
             results: BTreeMap::new(),
+            best_step: None,
         }
     }
 

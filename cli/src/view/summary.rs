@@ -27,9 +27,9 @@ impl Output for Summary {
         headings.extend(SHARES.map(|(heading, _)| heading));
         let rows = groups(&self.0.phases).into_iter().flat_map(|group| {
             let mean = (group.len() > 1).then(|| mean_row(group));
-            let rows = group.iter().flat_map(|phase| {
-                std::iter::once(phase_row(phase)).chain(layer_rows(phase))
-            });
+            let rows = group
+                .iter()
+                .flat_map(|phase| std::iter::once(phase_row(phase)).chain(layer_rows(phase)));
             rows.chain(mean)
         });
         columns(out, &headings, rows)
@@ -110,7 +110,14 @@ mod tests {
     #[test]
     fn a_phase_of_several_layers_has_a_row_for_each_in_their_order() {
         let mut linear = phase("linear", PhaseState::Done);
-        for (layer, top1) in [("", 0.9), ("@h", 0.9), ("@1", 0.8), ("@2", 0.7), ("@10", 0.6), ("@z", 0.5)] {
+        for (layer, top1) in [
+            ("", 0.9),
+            ("@h", 0.9),
+            ("@1", 0.8),
+            ("@2", 0.7),
+            ("@10", 0.6),
+            ("@z", 0.5),
+        ] {
             linear.results.insert(format!("eval_top1{layer}"), top1);
             linear.results.insert(format!("eval_top5{layer}"), 1.0);
         }

@@ -48,7 +48,7 @@ const PROGRAM_GPU: u64 = 1 << 30;
 /// Bytes of one rank at its peak. On a CPU all of it is the trainer's process; with a GPU, `host` is not the device's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Weights and running statistics, those of a teacher included.
+    /// Weights and running statistics, those of a teacher and of a memory's average included, and a memory's rows.
     pub weights: u64,
     /// Gradient buckets.
     pub gradients: u64,
@@ -120,10 +120,6 @@ impl Setting<'_> {
         let held = (views * share.held).max(share.labelled_held);
         let in_parts = groups < self.phase.groups;
         let several = groups > 1;
-        let elements = |network: &Network| {
-            let parameters = network.parameters();
-            parameters.trainable + parameters.statistics
-        };
         let teacher = self.networks.teacher.as_ref();
         let device = self.phase.gang.device;
         let walk = Walk {
@@ -153,19 +149,22 @@ impl Setting<'_> {
                 .forward(teacher),
             );
         }
-        if in_parts && self.phase.views() == 2 {
+        // So does the pass of the average that feeds a memory.
+        if (in_parts && self.phase.views() == 2) || self.networks.average.is_some() {
             peak = peak.max(walk.forward(own));
         }
         let copied = match self.phase.gang.precision {
             Precision::Bf16 => 2 * (own.parameters().trainable + pixels * held),
             Precision::Fp32 | Precision::Fp64 => 0,
         };
-        let state = elements(own) + self.networks.trained();
+        let optimizer = self.networks.trained() * self.networks.kept_of_each;
+        let state = own.elements() + optimizer + self.networks.memory();
         let stored = (share.images + share.labelled) * self.train.stored_bytes;
         let mut memory = Memory {
-            weights: sizes.weight * (elements(own) + teacher.map_or(0, elements)),
+            weights: sizes.weight
+                * (own.elements() + teacher.map_or(0, Network::elements) + self.networks.memory()),
             gradients: sizes.weight * self.networks.trained(),
-            optimizer: sizes.weight * self.networks.trained(),
+            optimizer: sizes.weight * optimizer,
             batch: sizes.weight * pixels * rows,
             activations: kept.total() + copied,
             workspace: peak.total() - kept.total() + sizes.weight * own.largest(),
@@ -178,8 +177,14 @@ impl Setting<'_> {
         if let PhaseKind::Pretrain(_) = self.phase.kind {
             let dim = own.output();
             let all = 2 * u64::from(self.phase.batch);
-            memory.embeddings = sizes.weight * dim * (2 * all + 6 * rows);
-            let strip = all * (STRIP / all).clamp(1, MOST_ROWS).min(rows);
+            let columns = all + self.networks.remembered();
+            let staged = if self.networks.average.is_some() {
+                all
+            } else {
+                0
+            };
+            memory.embeddings = sizes.weight * dim * (2 * all + staged + 6 * rows);
+            let strip = columns * (STRIP / columns).clamp(1, MOST_ROWS).min(rows);
             memory.loss = sizes.weight * STRIPS * strip;
         }
         let (evaluation, start) = (self.evaluation(sizes), self.start(sizes));
@@ -237,10 +242,7 @@ impl Setting<'_> {
 
     /// What is loaded is there as stored and as tensors, and a weight is made in f64 before it takes its value.
     fn start(&self, sizes: Sizes) -> u64 {
-        let network = |network: &Network| {
-            let count = network.parameters();
-            (count.trainable + count.statistics, count.trainable)
-        };
+        let network = |network: &Network| (network.elements(), network.parameters().trainable);
         let (kept, momentum) = match &self.phase.kind {
             PhaseKind::Distill(_) => self.networks.teacher.as_ref().map_or((0, 0), network),
             PhaseKind::Pretrain(spec) if spec.from == Source::Random => (0, 0),

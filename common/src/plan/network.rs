@@ -4,7 +4,7 @@ use crate::network::{
     Operation, Parameters, Role, TensorInfo, classifier_tensors, encoder_tensors, features,
     head_tensors, operations, parameters,
 };
-use crate::spec::{EncoderSpec, HeadSpec, JobSpec, PhaseKind, PhaseSpec};
+use crate::spec::{EncoderSpec, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Rule};
 
 /// Encoder, the layers of the projection head that are built, and classifiers.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,8 +27,12 @@ pub(super) struct Networks {
     pub(super) own: Network,
     /// The fixed one that teaches.
     pub(super) teacher: Option<Network>,
+    /// The moving average that feeds a memory, and the rows that it holds.
+    pub(super) average: Option<(Network, u64)>,
     /// Whether everything is trained, and not the classifiers alone.
     pub(super) whole: bool,
+    /// Numbers that the optimiser keeps of each weight that is trained.
+    pub(super) kept_of_each: u64,
 }
 
 impl Network {
@@ -84,6 +88,11 @@ impl Network {
         parameters(&self.tensors)
     }
 
+    /// Elements of all tensors.
+    pub(super) fn elements(&self) -> u64 {
+        self.tensors.iter().map(TensorInfo::elements).sum()
+    }
+
     /// Elements of the largest tensor.
     pub(super) fn largest(&self) -> u64 {
         self.tensors
@@ -119,10 +128,14 @@ impl Networks {
         let size = phase.augment.image_size;
         let encoder = spec.encoder_of(phase);
         let with_head = |encoder, layers| Network::new(encoder, size, spec.head(), layers);
+        let mut average = None;
         let (own, teacher) = match &phase.kind {
             PhaseKind::Pretrain(pretrain) => {
                 let layers = pretrain.head.as_ref().map_or(0, |head| head.layers);
                 let network = Network::new(encoder, size, pretrain.head.as_ref(), layers);
+                average = pretrain
+                    .memory
+                    .map(|memory| (network.clone(), u64::from(memory.size)));
                 let own = match pretrain.probe {
                     Some(false) => network,
                     _ if classes == 0 => network,
@@ -157,8 +170,25 @@ impl Networks {
         Self {
             own,
             teacher,
+            average,
+            kept_of_each: match phase.optimizer.rule {
+                Rule::Lars { .. } | Rule::Sgd { .. } => 1,
+                Rule::AdamW { .. } => 2,
+            },
             whole: !matches!(phase.kind, PhaseKind::LinearEval(_)),
         }
+    }
+
+    /// Elements of the memory: the average, and its rows.
+    pub(super) fn memory(&self) -> u64 {
+        self.average.as_ref().map_or(0, |(network, rows)| {
+            network.elements() + rows * network.output()
+        })
+    }
+
+    /// Rows that the memory holds.
+    pub(super) fn remembered(&self) -> u64 {
+        self.average.as_ref().map_or(0, |(_, rows)| *rows)
     }
 
     /// Elements that the optimiser updates.

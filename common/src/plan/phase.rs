@@ -254,8 +254,14 @@ impl Work {
                 let rows = 2.0 * batch;
                 let dim = own.output() as f64;
                 // The similarities twice, and their weights times the rows.
-                let loss = 6.0 * rows * rows * dim;
-                rows * forward * if in_parts { 4.0 } else { 3.0 } + loss
+                let columns = rows + networks.remembered() as f64;
+                let loss = 6.0 * rows * columns * dim;
+                let average = networks
+                    .average
+                    .as_ref()
+                    .map_or(0, |(network, _)| network.forward_flops());
+                let passes = if in_parts { 4.0 } else { 3.0 };
+                rows * (passes * forward + average as f64) + loss
             }
             PhaseKind::LinearEval(_) => batch * (forward + 2.0 * classifier),
             PhaseKind::Finetune(_) => batch * 3.0 * forward,
@@ -282,12 +288,12 @@ impl Work {
     }
 }
 
-/// Weights, running statistics and momentum.
+/// Weights, running statistics, the optimiser's state and a memory.
 fn checkpoint_bytes(phase: &PhaseSpec, networks: &Networks) -> u64 {
     let element = match phase.gang.precision {
         Precision::Fp64 => 8,
         Precision::Fp32 | Precision::Bf16 => 4,
     };
-    let count = networks.own.parameters();
-    element * (count.trainable + count.statistics + networks.trained())
+    let optimizer = networks.trained() * networks.kept_of_each;
+    element * (networks.own.elements() + optimizer + networks.memory())
 }

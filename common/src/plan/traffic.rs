@@ -16,7 +16,8 @@ const FIGURES: u64 = 3;
 pub struct Traffic {
     /// The gradients' ring all-reduce: 2 (W − 1)/W of their size.
     pub gradients: u64,
-    /// The loss's two all-gathers, of unit rows and of figures for each: (W − 1)/W of their size.
+    /// The loss's two all-gathers, of unit rows and of figures for each, and a memory's of the rows that it takes:
+    /// (W − 1)/W of their size.
     pub embeddings: u64,
     /// Batch-norm statistics: in forward an all-gather of counts, means and variances, in backward an all-reduce of two
     /// sums, all in f64.
@@ -39,7 +40,8 @@ impl Traffic {
         let share = others / f64::from(ranks);
         let parts = u64::from(phase.groups / phase.micro_batch_groups.max(1));
         let pretrains = matches!(phase.kind, PhaseKind::Pretrain(_));
-        let forwards = if pretrains && parts > 1 { 2 } else { 1 };
+        let averaged = u64::from(networks.average.is_some());
+        let forwards = if pretrains && parts > 1 { 2 } else { 1 } + averaged;
         let groups = u64::from(phase.groups);
         let dim = networks.own.output();
         let rows = if pretrains {
@@ -57,9 +59,9 @@ impl Traffic {
         }
         Self {
             gradients: (2.0 * share * (element * networks.trained()) as f64) as u64,
-            embeddings: (share * (element * rows * (dim + FIGURES)) as f64) as u64,
+            embeddings: (share * (element * rows * (dim * (1 + averaged) + FIGURES)) as f64) as u64,
             statistics: (others * gathered as f64 + 2.0 * share * summed as f64) as u64,
-            small: norms * parts * (forwards + 1) + if pretrains { 3 } else { 2 },
+            small: norms * parts * (forwards + 1) + if pretrains { 3 + averaged } else { 2 },
         }
     }
 

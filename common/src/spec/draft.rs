@@ -260,7 +260,7 @@ draft! {
 draft! {
     /// The optimiser and its schedule.
     pub struct OptimizerDraft {
-        /// `lars` or `sgd` (Nesterov momentum).
+        /// `lars`, `sgd` (Nesterov momentum) or `adamw`.
         pub kind: String,
         /// Base learning rate, before scaling.
         pub learning_rate: f64,
@@ -270,16 +270,29 @@ draft! {
         /// Linear warm-up, in epochs; a cosine to 0 follows. Default 0.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub warmup_epochs: Option<f64>,
-        /// Default 0.9.
+        /// LARS and SGD. Default 0.9.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub momentum: Option<f64>,
-        /// Default 0. Batch norms are left out, and under LARS biases. The classifier and the probe decay, but LARS does not
-        /// adapt their rate.
+        /// Default 0. Batch norms are left out, and under LARS and AdamW biases. The classifier and the probe decay, but
+        /// LARS does not adapt their rate. AdamW's decay is decoupled: each step takes rate × this of a weight away.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub weight_decay: Option<f64>,
         /// LARS only. Default 0.001.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub trust_coefficient: Option<f64>,
+        /// LARS only. `classic` (default): the rate and the trust ratio go into the momentum. `popular`: the momentum adds
+        /// up plain gradients, and rate and trust ratio (of the momentum) scale the step.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub momentum_kind: Option<String>,
+        /// AdamW: decay of the mean of gradients. Default 0.9.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub beta1: Option<f64>,
+        /// AdamW: decay of the mean of squared gradients. Default 0.999.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub beta2: Option<f64>,
+        /// AdamW: added to the root of that mean. Default 1e-8.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub epsilon: Option<f64>,
     }
 }
 
@@ -328,6 +341,18 @@ draft! {
         /// How many verified checkpoints to keep per phase. Default 2.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub keep: Option<u32>,
+        /// Which checkpoint is the phase's result. Default: the last.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub select: Option<SelectDraft>,
+    }
+}
+
+draft! {
+    /// The checkpoint that later phases, exports and results take.
+    pub struct SelectDraft {
+        /// That of the evaluation with the largest value of this measurement: `knn_top1`, `probe_top1` or `probe_top5` in
+        /// pretrain, `eval_top1` or `eval_top5` elsewhere. It is saved at once and kept beside the newest ones.
+        pub best: String,
     }
 }
 
@@ -344,6 +369,19 @@ draft! {
         /// pretrain: temperature of the kNN vote. Default 0.1.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub knn_temperature: Option<f64>,
+        /// End the phase early. Default: never.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub stop_after: Option<StopAfterDraft>,
+    }
+}
+
+draft! {
+    /// When to end a phase before its last step.
+    pub struct StopAfterDraft {
+        /// The measurement that has to grow, as in `checkpoint.select.best`.
+        pub metric: String,
+        /// How many evaluations in a row it may fail to exceed the best before them.
+        pub evaluations: u32,
     }
 }
 
@@ -359,6 +397,22 @@ draft! {
         /// `paper` (mean over the 2N anchors; default) or `code` (twice that, as the official code).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub scale: Option<String>,
+        /// Compare with rows of earlier steps, too (the memory of SimCLR v2). Default: do not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub memory: Option<MemoryDraft>,
+    }
+}
+
+draft! {
+    /// Rows of earlier batches as further negatives: a moving average of the network encodes both views of every step,
+    /// and a queue holds the newest of its rows. Needs unit vectors (`normalize: true`).
+    pub struct MemoryDraft {
+        /// Rows in the queue, at least the 2 × batch that a step adds. Default 65536.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub size: Option<u32>,
+        /// Share of the old average that a step keeps. Default 0.999.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub decay: Option<f64>,
     }
 }
 

@@ -19,11 +19,12 @@ pub use data::{DataFormat, DataSpec, Labels};
 pub use draft::JobDraft;
 pub use job::{JobSpec, Source};
 pub use network::{BasicShortcut, Depth, DepthError, EncoderSpec, HeadSpec, MaxPool, Stem};
-pub use optim::{OptimizerSpec, Rule, Scaling};
+pub use optim::{MomentumKind, OptimizerSpec, Rule, Scaling};
 pub use parse::load;
 pub use phase::{
     CheckpointSpec, Device, DistillSpec, EvaluateSpec, FinetuneSpec, Gang, HeadLayers, Knn,
-    LabelledStream, Length, LinearEvalSpec, NtXentSpec, PhaseKind, PhaseSpec, Precision, PretrainSpec,
+    LabelledStream, Length, LinearEvalSpec, MemorySpec, Metric, NtXentSpec, PhaseKind, PhaseSpec,
+    Precision, PretrainSpec, StopAfter,
 };
 pub use schema::schema;
 pub use validate::{FieldError, SpecErrors};

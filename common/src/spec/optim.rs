@@ -11,22 +11,45 @@ pub struct OptimizerSpec {
     pub scaling: Scaling,
     /// Length of the linear warm-up in epochs.
     pub warmup_epochs: f64,
-    /// Momentum, in [0, 1).
-    pub momentum: f64,
-    /// Weight decay, added to the gradient.
+    /// Weight decay: added to the gradient, or decoupled from it under AdamW.
     pub weight_decay: f64,
 }
 
 /// The update rule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule {
-    /// Layer-wise adaptive rates (You et al. 2017) with classic momentum.
+    /// Layer-wise adaptive rates (You et al. 2017).
     Lars {
         /// η in `η‖w‖/‖g‖`.
         trust_coefficient: f64,
+        /// Momentum, in [0, 1).
+        momentum: f64,
+        /// What the momentum adds up.
+        kind: MomentumKind,
     },
     /// Stochastic gradient descent with Nesterov momentum.
-    Sgd,
+    Sgd {
+        /// Momentum, in [0, 1).
+        momentum: f64,
+    },
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    AdamW {
+        /// Decay of the mean of gradients, in [0, 1).
+        beta1: f64,
+        /// Decay of the mean of squared gradients, in [0, 1).
+        beta2: f64,
+        /// Added to the root of the second mean.
+        epsilon: f64,
+    },
+}
+
+/// What LARS' momentum adds up (official code, `classic_momentum`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MomentumKind {
+    /// Steps: gradients times rate and trust ratio.
+    Classic,
+    /// Gradients; rate and the trust ratio of the momentum come after.
+    Popular,
 }
 
 /// How the learning rate grows with the batch.

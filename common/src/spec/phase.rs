@@ -110,6 +110,8 @@ pub struct PretrainSpec {
     pub head: Option<HeadSpec>,
     /// The loss.
     pub loss: NtXentSpec,
+    /// Rows of earlier steps in the loss, if any.
+    pub memory: Option<MemorySpec>,
     /// Train a linear probe on stopped gradients: `Some(true)` always, `None` where the data has labels.
     pub probe: Option<bool>,
     /// The layer that the probe reads: 0 for the encoder's output, j for the projection head's j-th.
@@ -127,6 +129,15 @@ pub struct NtXentSpec {
     pub normalize: bool,
     /// 1 for the paper's mean over 2N anchors, 2 for the official code's.
     pub scale: f64,
+}
+
+/// The memory of SimCLR v2 (§2, after He et al. 2020): a queue of a moving average's rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MemorySpec {
+    /// Rows in the queue, at least those of both views of a batch.
+    pub size: u32,
+    /// Share of the old average that a step keeps, in [0, 1).
+    pub decay: f64,
 }
 
 /// A k-nearest-neighbour classifier on features, weighted by exp(cosine / temperature).
@@ -256,6 +267,8 @@ pub struct CheckpointSpec {
     pub every_steps: Option<u64>,
     /// Verified checkpoints to keep per phase, at least 1.
     pub keep: u32,
+    /// The result is the checkpoint with the largest value of this; `None` for the last one.
+    pub best: Option<Metric>,
 }
 
 /// When to evaluate; always at the end.
@@ -263,6 +276,52 @@ pub struct CheckpointSpec {
 pub struct EvaluateSpec {
     /// Every this many epochs as well; `None` for the default of the kind.
     pub every_epochs: Option<f64>,
+    /// When to end the phase early, if ever.
+    pub stop_after: Option<StopAfter>,
+}
+
+/// Ends a phase whose evaluations no longer improve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopAfter {
+    /// What has to grow.
+    pub metric: Metric,
+    /// How many evaluations in a row may fail to exceed the best before them, at least 1.
+    pub evaluations: u32,
+}
+
+/// A measurement of evaluations by which a spec chooses; larger is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their names in results")]
+pub enum Metric {
+    KnnTop1,
+    ProbeTop1,
+    ProbeTop5,
+    EvalTop1,
+    EvalTop5,
+}
+
+impl Metric {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KnnTop1 => "knn_top1",
+            Self::ProbeTop1 => "probe_top1",
+            Self::ProbeTop5 => "probe_top5",
+            Self::EvalTop1 => "eval_top1",
+            Self::EvalTop5 => "eval_top5",
+        }
+    }
+}
+
+impl PhaseSpec {
+    /// The measurements by which the phase is stopped or its result chosen, each with the path of its field.
+    pub fn judged_by(&self) -> impl Iterator<Item = (&'static str, Metric)> + use<> {
+        let stop = self.evaluate.stop_after.map(|stop| stop.metric);
+        let best = self.checkpoint.best;
+        let paths = ["evaluate.stop_after.metric", "checkpoint.select.best"];
+        let both = paths.into_iter().zip([stop, best]);
+        both.filter_map(|(path, metric)| Some((path, metric?)))
+    }
 }
 
 impl HeadLayers {

@@ -78,7 +78,11 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
     ("head={kind: none, dim: 8}", "head.dim", "without a head"),
     ("head={kind: none}", "phases[2].head_layer", "only 0"),
     ("head={kind: linear}", "phases[2].head_layer", "1 layer"),
-    ("phases[0].probe_layer=4", "phases[0].probe_layer", "3 layers"),
+    (
+        "phases[0].probe_layer=4",
+        "phases[0].probe_layer",
+        "3 layers",
+    ),
     (
         "phases[1].probe_layer=0",
         "phases[1].probe_layer",
@@ -165,6 +169,36 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "phases[0].optimizer.weight_decay",
         "between",
     ),
+    (
+        "phases[0].optimizer.momentum_kind=heavy",
+        "phases[0].optimizer.momentum_kind",
+        "popular",
+    ),
+    (
+        "phases[0].optimizer.beta1=0.9",
+        "phases[0].optimizer.beta1",
+        "kind: adamw",
+    ),
+    (
+        "phases[1].optimizer.momentum_kind=classic",
+        "phases[1].optimizer.momentum_kind",
+        "kind: lars",
+    ),
+    (
+        "phases[2].optimizer.momentum=0.9",
+        "phases[2].optimizer.momentum",
+        "kind: lars` and `kind: sgd",
+    ),
+    (
+        "phases[2].optimizer.beta2=1",
+        "phases[2].optimizer.beta2",
+        "< 1",
+    ),
+    (
+        "phases[2].optimizer.epsilon=0",
+        "phases[2].optimizer.epsilon",
+        "above 0",
+    ),
     ("phases[0].optimizer=", "phases[0].optimizer", "map"),
     (
         "phases[0].augment=",
@@ -222,6 +256,66 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "above 0",
     ),
     ("phases[0].loss.scale=half", "phases[0].loss.scale", "paper"),
+    (
+        "phases[0].loss.memory.size=127",
+        "phases[0].loss.memory.size",
+        "128 rows that a step adds",
+    ),
+    (
+        "phases[0].loss.memory.size=100000000",
+        "phases[0].loss.memory.size",
+        "more than",
+    ),
+    (
+        "phases[0].loss.memory.decay=1",
+        "phases[0].loss.memory.decay",
+        "never move",
+    ),
+    (
+        "phases[0].loss.normalize=false",
+        "phases[0].loss.memory",
+        "unit rows",
+    ),
+    (
+        "phases[0].evaluate.stop_after.metric=eval_top1",
+        "phases[0].evaluate.stop_after.metric",
+        "knn_top1",
+    ),
+    (
+        "phases[0].evaluate.stop_after.evaluations=0",
+        "phases[0].evaluate.stop_after.evaluations",
+        "less than 1",
+    ),
+    (
+        "phases[0].evaluate.stop_after={}",
+        "phases[0].evaluate.stop_after.metric",
+        "required",
+    ),
+    (
+        "phases[0].probe=false",
+        "phases[0].evaluate.stop_after.metric",
+        "`probe` is false",
+    ),
+    (
+        "phases[0].evaluate.knn_k=0",
+        "phases[0].checkpoint.select.best",
+        "`evaluate.knn_k` is 0",
+    ),
+    (
+        "phases[1].checkpoint={select: {best: eval_top1}}",
+        "phases[1].checkpoint.select",
+        "every_epochs",
+    ),
+    (
+        "phases[1].checkpoint={select: {best: loss}}",
+        "phases[1].checkpoint.select.best",
+        "eval_top5",
+    ),
+    (
+        "data.test=",
+        "phases[0].checkpoint.select",
+        "evaluation data",
+    ),
     (
         "phases[0].evaluate.every_epochs=0",
         "phases[0].evaluate.every_epochs",
@@ -288,7 +382,11 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "not supported",
     ),
     ("phases[1].head_layer=4", "phases[1].head_layer", "3 layers"),
-    ("phases[1].head_layer=every", "phases[1].head_layer", "`all`"),
+    (
+        "phases[1].head_layer=every",
+        "phases[1].head_layer",
+        "`all`",
+    ),
     ("phases[1].head_layer=[]", "phases[1].head_layer", "empty"),
     (
         "phases[1].head_layer=[0, 4]",
@@ -310,8 +408,16 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "phases[1].head_layer",
         "a whole number or a text or a list",
     ),
-    ("phases[2].head_layer=all", "phases[2].head_layer", "one number"),
-    ("phases[2].head_layer=[1]", "phases[2].head_layer", "one number"),
+    (
+        "phases[2].head_layer=all",
+        "phases[2].head_layer",
+        "one number",
+    ),
+    (
+        "phases[2].head_layer=[1]",
+        "phases[2].head_layer",
+        "one number",
+    ),
     (
         "phases[1].data.train=trian",
         "phases[1].data.train",

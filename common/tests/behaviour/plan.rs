@@ -192,3 +192,51 @@ fn what_is_known_of_the_data_goes_before_what_is_assumed() {
     facts.lists.insert("file:///list".to_owned(), 11);
     assert_eq!(known.chosen(&list, &facts.lists), 11);
 }
+
+#[test]
+fn a_memory_costs_a_pass_a_copy_and_its_rows() {
+    let fields = |loss: &str| format!("{IMAGENET}, loss: {{ {loss} }}");
+    let [plain, memory] = ["", "memory: { size: 65536 }"].map(|loss| {
+        let spec = job(
+            "encoder: { depth: 50 }",
+            &fields(loss),
+            "device: cuda, ranks: { min: 1, max: 8 }",
+        );
+        phase_of(&spec, &h100())
+    });
+    let (rows, copy) = (
+        2.0 * 8192.0,
+        23_508_032 + 4_460_672 + plain.parameters.statistics,
+    );
+    let more = memory.work.step - plain.work.step;
+    let expected = rows * plain.work.forward + 6.0 * rows * 65536.0 * 128.0;
+    assert!((more / expected - 1.0).abs() < 1e-9);
+    assert_eq!(
+        memory.checkpoint_bytes - plain.checkpoint_bytes,
+        4 * (copy + 65536 * 128)
+    );
+    let weights = |phase: &PhasePlan| world(phase, 8).memory.weights;
+    assert_eq!(weights(&memory) - weights(&plain), 4 * (copy + 65536 * 128));
+    let sent = |phase: &PhasePlan| world(phase, 8).traffic.embeddings;
+    assert_eq!(sent(&memory) - sent(&plain), 7 << 20);
+}
+
+#[test]
+fn adamw_keeps_two_numbers_of_each_weight() {
+    let text = |kind: &str| {
+        format!(
+            "apiVersion: diptych/v1\nname: job\nstorage: file:///store\ndata:\n  train: {{ url: 'file:///train' }}\n\
+             encoder: {{ depth: 18 }}\nphases:\n- {{ name: one, kind: finetune, from: random, batch: 64, steps: 5, \
+             augment: {{ image_size: 64 }}, optimizer: {{ kind: {kind}, learning_rate: 0.1 }} }}\n"
+        )
+    };
+    let [sgd, adamw] = ["sgd", "adamw"].map(|kind| {
+        let draft = load(&text(kind), &[], &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
+        let spec = JobSpec::try_from(draft).unwrap_or_else(|errors| panic!("{errors}"));
+        phase_of(&spec, &h100())
+    });
+    let of = |phase: &PhasePlan| phase.worlds[0].memory.optimizer;
+    assert_eq!(of(&adamw), 2 * of(&sgd));
+    assert_eq!(of(&sgd), 4 * sgd.parameters.trained);
+    assert_eq!(adamw.checkpoint_bytes - sgd.checkpoint_bytes, of(&sgd));
+}

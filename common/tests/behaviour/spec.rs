@@ -1,6 +1,6 @@
 use diptych_common::spec::{
-    BasicShortcut, Depth, HeadLayers, HeadSpec, JobDraft, JobSpec, Labels, MaxPool, PhaseKind,
-    SpecErrors, load,
+    BasicShortcut, Depth, HeadLayers, HeadSpec, JobDraft, JobSpec, Labels, MaxPool, MemorySpec,
+    MomentumKind, PhaseKind, Rule, SpecErrors, load,
 };
 
 /// One phase of each kind, all fields that have a path of their own.
@@ -23,11 +23,11 @@ phases:
     groups: 4
     micro_batch_groups: 2
     epochs: 2
-    optimizer: { kind: lars, learning_rate: 0.3, scaling: sqrt, warmup_epochs: 1, momentum: 0.9, weight_decay: 1.0e-6, trust_coefficient: 0.001 }
+    optimizer: { kind: lars, learning_rate: 0.3, scaling: sqrt, warmup_epochs: 1, momentum: 0.9, momentum_kind: popular, weight_decay: 1.0e-6, trust_coefficient: 0.001 }
     augment: { image_size: 32, crop_area: [0.2, 1], crop_aspect: [0.7, 1.4], color_strength: 0.5, color_probability: 0.8, grayscale_probability: 0.2, blur_probability: 0 }
-    loss: { temperature: 0.5, scale: paper }
-    evaluate: { every_epochs: 1, knn_k: 20, knn_temperature: 0.1 }
-    checkpoint: { every: 5m, every_steps: 10, keep: 2 }
+    loss: { temperature: 0.5, scale: paper, memory: { size: 1000, decay: 0.99 } }
+    evaluate: { every_epochs: 1, knn_k: 20, knn_temperature: 0.1, stop_after: { metric: probe_top1, evaluations: 5 } }
+    checkpoint: { every: 5m, every_steps: 10, keep: 2, select: { best: knn_top1 } }
     max_bad_images: 0.01
   - name: linear
     kind: linear_eval
@@ -43,7 +43,7 @@ phases:
     head_layer: 2
     batch: 64
     steps: 5
-    optimizer: { kind: sgd, learning_rate: 0.1 }
+    optimizer: { kind: adamw, learning_rate: 0.1, beta1: 0.8, beta2: 0.99, epsilon: 1.0e-6 }
     augment: { image_size: 32 }
     labels: { per_class: 5 }
   - name: student
@@ -88,19 +88,49 @@ fn a_valid_spec_gets_every_default() {
 }
 
 #[test]
+fn what_a_spec_does_not_ask_for_is_off() {
+    let spec = check(&[
+        "phases[0].loss=",
+        "phases[0].evaluate=",
+        "phases[0].checkpoint=",
+        "phases[0].optimizer={kind: lars, learning_rate: 1}",
+    ]);
+    let spec = spec.unwrap_or_else(|errors| panic!("{errors}"));
+    let phase = &spec.phases()[0];
+    let PhaseKind::Pretrain(pretrain) = &phase.kind else {
+        panic!("pretrain")
+    };
+    assert_eq!((pretrain.memory, phase.judged_by().count()), (None, 0));
+    let classic = Rule::Lars {
+        trust_coefficient: 0.001,
+        momentum: 0.9,
+        kind: MomentumKind::Classic,
+    };
+    assert_eq!(phase.optimizer.rule, classic);
+    let set = |field: &str| check(&[&format!("phases[0].loss.memory={field}")]);
+    let spec = set("{}").unwrap_or_else(|errors| panic!("{errors}"));
+    let PhaseKind::Pretrain(pretrain) = &spec.phases()[0].kind else {
+        panic!("pretrain")
+    };
+    let usual = MemorySpec {
+        size: 65_536,
+        decay: 0.999,
+    };
+    assert_eq!(pretrain.memory, Some(usual));
+}
+
+#[test]
 fn every_network_of_the_papers_can_be_named() {
     for (depth, expected) in [18, 34, 50, 101, 152, 200].into_iter().zip(Depth::ALL) {
         let set = format!("encoder={{depth: {depth}, width: 3, selective_kernel: true}}");
         let spec = check(&[&set]).unwrap_or_else(|errors| panic!("{errors}"));
         let encoder = spec.encoder();
-        assert_eq!(
-            (encoder.depth, encoder.selective_kernel),
-            (expected, true)
-        );
+        assert_eq!((encoder.depth, encoder.selective_kernel), (expected, true));
         assert_eq!(encoder.max_pool, MaxPool::Torch);
         assert_eq!(encoder.basic_shortcut, BasicShortcut::Projection);
     }
-    let identity = ["encoder={depth: 18, stem: cifar, selective_kernel: true, basic_shortcut: identity}"];
+    let identity =
+        ["encoder={depth: 18, stem: cifar, selective_kernel: true, basic_shortcut: identity}"];
     let spec = check(&identity).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(spec.encoder().basic_shortcut, BasicShortcut::Identity);
 }

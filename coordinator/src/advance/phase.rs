@@ -1,6 +1,6 @@
 //! Done, and what comes next.
 
-use diptych_common::ids::JobId;
+use diptych_common::ids::{JobId, Step};
 
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
@@ -24,7 +24,8 @@ pub fn work_committed(phase: &Phase) -> bool {
     last_checkpoint(phase).is_some_and(|checkpoint| !checkpoint.is_broken())
 }
 
-/// Moves a phase on if its final checkpoint is verified; ends the attempt if that turned out broken.
+/// Moves a phase on if its final checkpoint is verified and, where the spec asks for it, its best one; ends the attempt
+/// if the final one turned out broken. A best one that did leaves the next best, or the final one, as the result.
 pub fn advance(state: &mut State, id: &JobId, index: usize, now: Now, out: &mut Outcome) {
     let Some(job) = state.job(id) else { return };
     let phase = &job.phases[index];
@@ -33,7 +34,13 @@ pub fn advance(state: &mut State, id: &JobId, index: usize, now: Now, out: &mut 
     };
     match &last.record.state {
         CheckpointState::Committed => {}
-        CheckpointState::Verified => done(state, id, index, last.record.id, now, out),
+        CheckpointState::Verified => match phase.best() {
+            Some(best) if !best.is_verified() => {}
+            best => {
+                let (result, steps) = (best.unwrap_or(last).record.id, last.record.id.step);
+                done(state, id, index, (result, steps), now, out);
+            }
+        },
         CheckpointState::Broken { problem } => {
             let failure = Failure {
                 kind: FailureKind::Storage,
@@ -53,7 +60,7 @@ fn done(
     state: &mut State,
     id: &JobId,
     index: usize,
-    last: CheckpointId,
+    (result, steps): (CheckpointId, Step),
     now: Now,
     out: &mut Outcome,
 ) {
@@ -67,16 +74,26 @@ fn done(
     track::ending::release(state, id, &placement, now);
     let Some(job) = state.job_mut(id) else { return };
     let phase = &mut job.phases[index];
-    phase.record.state = PhaseState::Done { last };
+    let best = phase.checkpoints.get(&result);
+    if let Some(measured) = best.and_then(|best| best.record.best.clone()) {
+        phase.record.results = measured;
+    }
+    phase.record.state = PhaseState::Done {
+        last: result,
+        steps: Some(steps),
+    };
     phase.record.ended = Some(now.wall);
     phase.run = None;
-    phase.progress.step = last.step;
+    phase.progress.step = steps;
     for next in &mut job.phases {
         if matches!(next.record.state, PhaseState::Waiting) {
             next.waiting = now.mono;
         }
     }
-    let what = checkpoint_words(job.submission.phases[index].name.as_str(), last);
+    let mut what = checkpoint_words(job.submission.phases[index].name.as_str(), result);
+    if result.step != steps {
+        what = format!("{what}, the best of {steps} steps");
+    }
     out.note(
         job,
         now.wall,

@@ -1,12 +1,12 @@
-//! What is kept: the newest verified, the pinned, the referenced and the live attempt's.
+//! What is kept: the newest verified, the best, the pinned, the referenced and the live attempt's.
 
 use diptych_common::ids::JobId;
 
 use crate::core::outcome::checkpoint_words;
 use crate::core::{CheckpointId, Deletion, Effect, Now, Outcome, Phase, PhaseState, State};
 
-/// Checkpoints of a phase that nobody needs: all but the `keep` newest verified ones, pinned ones, the final one
-/// (later phases and exports read it), the one that the live attempt started from, and those that are newer than the
+/// Checkpoints of a phase that nobody needs: all but the `keep` newest verified ones, the best verified one where the
+/// spec asks for it, pinned ones, the result (later phases and exports read it), the one that the live attempt started from, and those that are newer than the
 /// newest verified one (they may yet be verified). Broken ones older than that go, too.
 pub fn superfluous(phase: &Phase, keep: usize) -> Vec<CheckpointId> {
     let Some(newest) = phase
@@ -25,15 +25,21 @@ pub fn superfluous(phase: &Phase, keep: usize) -> Vec<CheckpointId> {
         .map(|checkpoint| checkpoint.record.id)
         .collect();
     let referenced = match &phase.record.state {
-        PhaseState::Done { last } => Some(*last),
+        PhaseState::Done { last, .. } => Some(*last),
         PhaseState::Live(placement) => placement.resume,
         PhaseState::Waiting | PhaseState::Failed { .. } => None,
     };
+    // A best one that nobody has re-read may yet turn out broken: the one before stays until it is verified.
+    let mut newest_first = phase.checkpoints.values().rev();
+    let verified_best = newest_first
+        .find(|checkpoint| checkpoint.is_verified() && checkpoint.record.best.is_some());
+    let best = [phase.best(), verified_best].map(|best| best.map(|best| best.record.id));
     let live = phase.placement().map(|placement| placement.attempt);
     let needed = |id: &CheckpointId| {
         *id > newest
             || kept.contains(id)
             || referenced == Some(*id)
+            || best.contains(&Some(*id))
             || phase.checkpoints.get(id).is_some_and(|c| c.record.pinned)
             // Of the live attempt, only what is verified and superseded goes.
             || live == Some(id.attempt) && phase.checkpoints.get(id).is_some_and(|c| !c.is_verified())
@@ -110,6 +116,7 @@ mod tests {
             at: UnixMs::default(),
             state,
             pinned,
+            best: None,
         };
         (id, Checkpoint::new(record))
     }
@@ -148,6 +155,30 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_best_stays_until_another_one_is_verified() {
+        let mut phase = Phase {
+            checkpoints: (1..7)
+                .map(|step| checkpoint(id(step, 1), CheckpointState::Verified, false))
+                .collect(),
+            ..Phase::new()
+        };
+        let mut mark = |step, state| {
+            let best = phase.checkpoints.get_mut(&id(step, 1)).unwrap();
+            best.record.best = Some(Vec::new());
+            best.record.state = state;
+            superfluous(&phase, 1)
+        };
+        let gone = |steps: &[u64]| steps.iter().map(|step| id(*step, 1)).collect::<Vec<_>>();
+        assert_eq!(mark(2, CheckpointState::Verified), gone(&[1, 3, 4, 5]));
+        let problem = "x".to_owned();
+        let broken = CheckpointState::Broken { problem };
+        assert_eq!(mark(3, broken), gone(&[1, 3, 4, 5]), "2 is still the best");
+        let both = mark(4, CheckpointState::Committed);
+        assert_eq!(both, gone(&[1, 3, 5]), "4 may yet turn out broken");
+        assert_eq!(mark(5, CheckpointState::Verified), gone(&[1, 2, 3, 4]));
+    }
+
     fn state() -> impl Strategy<Value = CheckpointState> {
         prop_oneof![
             Just(CheckpointState::Committed),
@@ -162,12 +193,18 @@ mod tests {
         #[test]
         fn what_is_needed_stays(
             saves in prop::collection::vec((0_u64..20, 1_u64..4, state(), any::<bool>()), 0..20),
+            best in prop::option::of(0_usize..20),
             keep in 1_usize..4,
             resume in prop::option::of(0_usize..20),
         ) {
             let checkpoints: BTreeMap<_, _> =
                 saves.into_iter().map(|(step, attempt, state, pinned)| checkpoint(id(step, attempt), state, pinned)).collect();
             let mut phase = Phase { checkpoints, ..Phase::new() };
+            let best = best.and_then(|n| phase.checkpoints.values_mut().nth(n));
+            let best = best.map(|checkpoint| {
+                checkpoint.record.best = Some(Vec::new());
+                (checkpoint.record.id, checkpoint.is_verified())
+            });
             let resume = resume.and_then(|n| phase.checkpoints.keys().nth(n).copied());
             if let Some(resume) = resume {
                 let seats = vec![Seat { worker: "w".parse().unwrap(), device: 0 }];
@@ -181,6 +218,7 @@ mod tests {
                 let checkpoint = &phase.checkpoints[id];
                 prop_assert!(!checkpoint.record.pinned, "pinned");
                 prop_assert_ne!(Some(*id), resume, "referenced");
+                prop_assert_ne!(Some((*id, true)), best, "the best");
             }
             let verified: Vec<_> =
                 phase.checkpoints.values().rev().filter(|c| c.is_verified()).map(|c| c.record.id).collect();

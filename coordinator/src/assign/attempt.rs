@@ -113,7 +113,7 @@ pub fn prepare_order(job: &Job, index: usize, rank: Rank, now: UnixMs) -> Option
             &job.submission.phases[input.get() as usize],
         );
         match phase.record.state {
-            PhaseState::Done { last } => phase
+            PhaseState::Done { last, .. } => phase
                 .checkpoints
                 .get(&last)
                 .map(|c| c.reference(plan.name.as_str())),

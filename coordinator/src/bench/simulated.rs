@@ -277,5 +277,6 @@ fn manifest(save: &CheckpointKey, step: Step) -> Event {
     };
     Event::ManifestWritten(v1::ManifestWritten {
         checkpoint: Some(checkpoint),
+        best: None,
     })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use diptych_common::ids::{Attempt, Step, WorkerId};
 use serde::{Deserialize, Serialize};
 
+use super::job::Metric;
 use super::time::{Mono, UnixMs};
 
 /// A checkpoint within its phase. Ordered by step, then by attempt: the last is the newest.
@@ -41,7 +42,7 @@ pub struct Trouble {
 }
 
 /// The durable part of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
     /// Which one.
     pub id: CheckpointId,
@@ -57,6 +58,9 @@ pub struct CheckpointRecord {
     pub state: CheckpointState,
     /// Never collected.
     pub pinned: bool,
+    /// What it measures, where the spec asks for the best checkpoint and it was the best when it was written.
+    #[serde(default)]
+    pub best: Option<Vec<Metric>>,
 }
 
 /// What is known of a checkpoint.

@@ -190,6 +190,8 @@ pub enum RankEvent {
     ManifestWritten {
         /// The manifest.
         checkpoint: CheckpointRef,
+        /// What it measures, where it is the best so far.
+        best: Option<Vec<Metric>>,
     },
     /// Its work is done.
     Finished {

@@ -76,7 +76,7 @@ fn check_phase(state: &State, job: &Job, index: usize, phase: &Phase) -> Result<
     let started = !matches!(phase.record.state, PhaseState::Waiting);
     for input in &plan.inputs {
         let input = &job.phases[input.get() as usize];
-        let PhaseState::Done { last } = input.record.state else {
+        let PhaseState::Done { last, .. } = input.record.state else {
             if started {
                 return Err("started before its input was done".into());
             }
@@ -87,7 +87,7 @@ fn check_phase(state: &State, job: &Job, index: usize, phase: &Phase) -> Result<
             return Err("I5: the final checkpoint of its input was collected".into());
         }
     }
-    if let PhaseState::Done { last } = phase.record.state
+    if let PhaseState::Done { last, .. } = phase.record.state
         && !phase
             .checkpoints
             .get(&last)

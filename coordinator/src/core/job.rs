@@ -160,10 +160,13 @@ pub enum PhaseState {
     Waiting,
     /// An attempt is placed.
     Live(Placement),
-    /// Its final checkpoint is verified.
+    /// Its result is verified: its final checkpoint or, where the spec asks for it, its best one.
     Done {
         /// That checkpoint.
         last: CheckpointId,
+        /// The steps that it took; absent from releases whose result was always the final checkpoint.
+        #[serde(default)]
+        steps: Option<Step>,
     },
     /// For good.
     Failed {
@@ -309,6 +312,26 @@ impl Phase {
             .values()
             .rev()
             .find(|checkpoint| checkpoint.is_verified())
+    }
+
+    /// The best checkpoint, where the spec asks for it: the newest that was the best when it was written, broken ones
+    /// aside.
+    pub fn best(&self) -> Option<&Checkpoint> {
+        self.checkpoints
+            .values()
+            .rev()
+            .find(|checkpoint| checkpoint.record.best.is_some() && !checkpoint.is_broken())
+    }
+
+    /// What later phases and exports take: the result of a phase that is done, before that its newest verified
+    /// checkpoint.
+    pub fn result(&self) -> Option<&Checkpoint> {
+        match &self.record.state {
+            PhaseState::Done { last, .. } => self.checkpoints.get(last),
+            PhaseState::Waiting | PhaseState::Live(_) | PhaseState::Failed { .. } => {
+                self.newest_verified()
+            }
+        }
     }
 
     /// The newest committed step that has not turned out broken.

@@ -29,8 +29,8 @@ pub struct Checkpoints {
 /// Which checkpoint is meant where no step is given.
 #[derive(Debug, Clone, Copy)]
 enum Pick {
-    /// The newest verified one.
-    Verified,
+    /// The result of a phase that is done, before that the newest verified one.
+    Result,
     /// The newest, whatever is known of it.
     Newest,
 }
@@ -84,9 +84,7 @@ impl Checkpoints {
                 .find(|id| id.step.get() == step)
                 .copied(),
             None => match pick {
-                Pick::Verified => phase
-                    .newest_verified()
-                    .map(|checkpoint| checkpoint.record.id),
+                Pick::Result => phase.result().map(|checkpoint| checkpoint.record.id),
                 Pick::Newest => phase.checkpoints.keys().next_back().copied(),
             },
         };
@@ -165,7 +163,7 @@ impl CheckpointService for Checkpoints {
         &self,
         request: Request<v1::CheckpointRequest>,
     ) -> Result<Response<v1::Checkpoint>, Status> {
-        self.find(&request.into_inner(), Pick::Verified)
+        self.find(&request.into_inner(), Pick::Result)
             .await?
             .encode()
     }
@@ -215,7 +213,7 @@ impl CheckpointService for Checkpoints {
         let which = request
             .checkpoint
             .ok_or_else(|| Status::invalid_argument("checkpoint is missing"))?;
-        let found = self.find(&which, Pick::Verified).await?;
+        let found = self.find(&which, Pick::Result).await?;
         let event = Event::Pin {
             job: found.job.id().clone(),
             phase: found.job.submission.phases[found.index].index,

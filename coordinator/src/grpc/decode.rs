@@ -114,7 +114,8 @@ pub(super) fn report(
         },
         E::ManifestWritten(written) => {
             let checkpoint = checkpoint(required("checkpoint", written.checkpoint)?);
-            RankEvent::ManifestWritten { checkpoint }
+            let best = written.best.map(|best| metrics(best.results)).transpose()?;
+            RankEvent::ManifestWritten { checkpoint, best }
         }
         E::Finished(finished) => RankEvent::Finished {
             step: Step::new(finished.step),

@@ -139,12 +139,13 @@ fn phase(job: &Job, index: usize) -> v1::PhaseStatus {
         },
         started: phase.record.started.map(time),
         ended: phase.record.ended.map(time),
+        best_step: phase.best().map(|best| best.record.id.step.get()),
     }
 }
 
 fn step(phase: &Phase) -> u64 {
     match &phase.record.state {
-        PhaseState::Done { last } => last.step.get(),
+        PhaseState::Done { last, steps } => steps.unwrap_or(last.step).get(),
         PhaseState::Waiting | PhaseState::Live(_) | PhaseState::Failed { .. } => {
             phase.progress.step.get()
         }
@@ -188,7 +189,7 @@ pub(super) fn checkpoint(job: &Job, index: usize, checkpoint: &Checkpoint) -> v1
         CheckpointState::Broken { problem } => (v1::CheckpointState::Broken, problem.clone()),
     };
     let last = match &job.phases[index].record.state {
-        PhaseState::Done { last } => *last == record.id,
+        PhaseState::Done { last, .. } => *last == record.id,
         PhaseState::Live(placement) => {
             placement.attempt == record.id.attempt && placement.finished == Some(record.id.step)
         }
@@ -206,6 +207,9 @@ pub(super) fn checkpoint(job: &Job, index: usize, checkpoint: &Checkpoint) -> v1
         problem,
         storage: job.submission.draft.storage.clone(),
         r#final: last,
+        best: job.phases[index]
+            .best()
+            .is_some_and(|best| best.record.id == record.id),
     }
 }
 

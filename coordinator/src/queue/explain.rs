@@ -146,6 +146,12 @@ fn finishing(phase: &Phase, placement: &Placement) -> String {
     let attempt = placement.attempt;
     match phase.checkpoints.get(&last) {
         None => format!("attempt {attempt} has finished; its final checkpoint is being written"),
+        Some(saved) if saved.is_verified() => {
+            format!(
+                "attempt {attempt} has finished; its best checkpoint is being re-read{}",
+                trouble(phase.best())
+            )
+        }
         saved => format!(
             "attempt {attempt} has finished; its final checkpoint is being re-read{}",
             trouble(saved)

@@ -104,12 +104,12 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
                 out,
             );
         }
-        RankEvent::ManifestWritten { checkpoint } if begun => {
+        RankEvent::ManifestWritten { checkpoint, best } if begun => {
             saves::manifest_written(
                 state,
                 &member.job,
                 (index, member.rank),
-                checkpoint,
+                (checkpoint, best),
                 now,
                 out,
             );

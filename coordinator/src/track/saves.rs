@@ -9,8 +9,8 @@ use super::checks;
 use crate::advance;
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
-    Checkpoint, CheckpointId, CheckpointRecord, CheckpointRef, CheckpointState, Ignored, Job, Now,
-    Order, OrderTo, Outcome, PhaseState, Save, State, StoredObject,
+    Checkpoint, CheckpointId, CheckpointRecord, CheckpointRef, CheckpointState, Ignored, Job,
+    Metric, Now, Order, OrderTo, Outcome, PhaseState, Save, State, StoredObject,
 };
 
 /// Saves of one attempt that may be on their way at once.
@@ -113,7 +113,7 @@ pub fn manifest_written(
     state: &mut State,
     id: &JobId,
     (index, rank): (usize, Rank),
-    written: CheckpointRef,
+    (written, best): (CheckpointRef, Option<Vec<Metric>>),
     now: Now,
     out: &mut Outcome,
 ) {
@@ -169,6 +169,7 @@ pub fn manifest_written(
         at: now.wall,
         state: CheckpointState::Committed,
         pinned: false,
+        best,
     };
     phase
         .checkpoints

@@ -393,7 +393,10 @@ impl Env {
             digest: "ab".repeat(32),
             step: Step::new(step),
         };
-        RankEvent::ManifestWritten { checkpoint }
+        RankEvent::ManifestWritten {
+            checkpoint,
+            best: None,
+        }
     }
 
     /// Answers every verification order that is open.

@@ -10,5 +10,6 @@ mod stalls; // gangs that do not progress
 mod workers; // leases, reconnects, restarts of agents
 mod restart; // the coordinator comes back from its store
 mod saves; // parts, manifests, verification, fall-back
+mod best; // the best checkpoint as a phase's result
 mod wishes; // submit twice, cancel, retry, delete, pin, explain
 mod random; // random events never break a promise

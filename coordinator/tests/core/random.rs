@@ -2,7 +2,7 @@
 //! printed by proptest and kept beside this file.
 
 use diptych_common::ids::PhaseIndex;
-use diptych_coordinator::core::{Event, Exit, FailureKind};
+use diptych_coordinator::core::{Event, Exit, FailureKind, RankEvent};
 use proptest::prelude::*;
 
 use crate::env::*;
@@ -232,7 +232,14 @@ fn make(env: &mut Env, noise: Noise) {
         }
         Noise::Manifest { job, step } => {
             if let Some(0) = speaker(env, job, 0) {
-                let written = env.manifest(JOBS[job], step);
+                let written = match env.manifest(JOBS[job], step) {
+                    // Every third is the best so far.
+                    RankEvent::ManifestWritten { checkpoint, .. } if step.is_multiple_of(3) => {
+                        let best = Some(Vec::new());
+                        RankEvent::ManifestWritten { checkpoint, best }
+                    }
+                    other => other,
+                };
                 env.say(JOBS[job], 0, written);
             }
         }

@@ -64,11 +64,15 @@ fn only_this_attempts_objects_and_rank_zero_s_manifest_count() {
         env.say("job-1", 1, manifest.clone()),
         Answer::Ignored(Ignored::NotRankZero)
     );
-    let RankEvent::ManifestWritten { mut checkpoint } = manifest else {
+    let RankEvent::ManifestWritten {
+        mut checkpoint,
+        best,
+    } = manifest
+    else {
         unreachable!()
     };
     checkpoint.manifest = "elsewhere/manifest.json".to_owned();
-    let foreign = RankEvent::ManifestWritten { checkpoint };
+    let foreign = RankEvent::ManifestWritten { checkpoint, best };
     assert_eq!(
         env.say("job-1", 0, foreign),
         Answer::Ignored(Ignored::ForeignObject)

@@ -1,7 +1,8 @@
 //! Phases.
 
 use diptych_common::spec::draft::{
-    CheckpointDraft, EvaluateDraft, LabelsDraft, LossDraft, PhaseDataDraft, PhaseDraft,
+    CheckpointDraft, EvaluateDraft, LabelsDraft, LossDraft, MemoryDraft, PhaseDataDraft,
+    PhaseDraft, SelectDraft, StopAfterDraft,
 };
 
 use super::network::{layers_in, layers_out};
@@ -99,6 +100,9 @@ impl From<CheckpointDraft> for v1::CheckpointSpec {
             every: draft.every,
             every_steps: draft.every_steps,
             keep: draft.keep,
+            select: draft
+                .select
+                .map(|select| v1::SelectSpec { best: select.best }),
         }
     }
 }
@@ -109,6 +113,7 @@ impl From<v1::CheckpointSpec> for CheckpointDraft {
             every: wire.every,
             every_steps: wire.every_steps,
             keep: wire.keep,
+            select: wire.select.map(|select| SelectDraft { best: select.best }),
         }
     }
 }
@@ -119,6 +124,10 @@ impl From<EvaluateDraft> for v1::EvaluateSpec {
             every_epochs: draft.every_epochs,
             knn_k: draft.knn_k,
             knn_temperature: draft.knn_temperature,
+            stop_after: draft.stop_after.map(|stop| v1::StopAfterSpec {
+                metric: stop.metric,
+                evaluations: stop.evaluations,
+            }),
         }
     }
 }
@@ -129,6 +138,10 @@ impl From<v1::EvaluateSpec> for EvaluateDraft {
             every_epochs: wire.every_epochs,
             knn_k: wire.knn_k,
             knn_temperature: wire.knn_temperature,
+            stop_after: wire.stop_after.map(|stop| StopAfterDraft {
+                metric: stop.metric,
+                evaluations: stop.evaluations,
+            }),
         }
     }
 }
@@ -161,6 +174,10 @@ impl From<LossDraft> for v1::LossSpec {
             temperature: draft.temperature,
             normalize: draft.normalize,
             scale: draft.scale,
+            memory: draft.memory.map(|memory| v1::MemorySpec {
+                size: memory.size,
+                decay: memory.decay,
+            }),
         }
     }
 }
@@ -171,6 +188,10 @@ impl From<v1::LossSpec> for LossDraft {
             temperature: wire.temperature,
             normalize: wire.normalize,
             scale: wire.scale,
+            memory: wire.memory.map(|memory| MemoryDraft {
+                size: memory.size,
+                decay: memory.decay,
+            }),
         }
     }
 }

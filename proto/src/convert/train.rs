@@ -14,6 +14,10 @@ impl From<OptimizerDraft> for v1::OptimizerSpec {
             momentum: draft.momentum,
             weight_decay: draft.weight_decay,
             trust_coefficient: draft.trust_coefficient,
+            momentum_kind: draft.momentum_kind,
+            beta1: draft.beta1,
+            beta2: draft.beta2,
+            epsilon: draft.epsilon,
         }
     }
 }
@@ -28,6 +32,10 @@ impl From<v1::OptimizerSpec> for OptimizerDraft {
             momentum: wire.momentum,
             weight_decay: wire.weight_decay,
             trust_coefficient: wire.trust_coefficient,
+            momentum_kind: wire.momentum_kind,
+            beta1: wire.beta1,
+            beta2: wire.beta2,
+            epsilon: wire.epsilon,
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::collective::Gang;
 use crate::device::StepError;
 use crate::encode::{Mode, TrainMode};
 use crate::gather::RowOrder;
-use crate::loss::{cross_entropy, hits, nt_xent};
+use crate::loss::{NtXent, cross_entropy, hits, nt_xent};
 use crate::project::{Model, Outputs};
 use crate::reduce::{Buckets, Reduced};
 
@@ -17,6 +17,8 @@ pub struct Contrastive<'a> {
     pub loss: &'a NtXentSpec,
     /// Who holds which row; this rank's rows are those of the micro-batches, one after the other.
     pub order: &'a RowOrder,
+    /// The memory's rows, see [`nt_xent`].
+    pub queue: Option<&'a Tensor>,
     /// The ranks.
     pub gang: &'a Gang,
 }
@@ -70,7 +72,7 @@ pub fn contrastive_step(
     if let [batch] = micro_batches {
         let mode = mode(batch, true);
         let outputs = model.forward(&batch.images, Mode::Train(&mode))?;
-        let found = nt_xent(top(&outputs)?, step.loss, step.order, channel.as_ref())?;
+        let found = step.nt_xent(outputs.top()?)?;
         let probe_loss = probe.add(model, &outputs, batch, labelled)?;
         buckets.arm();
         backward(&outputs, &found.gradient, probe_loss.as_ref(), &mode)?;
@@ -82,15 +84,10 @@ pub fn contrastive_step(
         .map(|batch| {
             let mode = mode(batch, false);
             let outputs = no_grad(|| model.forward(&batch.images, Mode::Train(&mode)))?;
-            Ok(top(&outputs)?.shallow_clone())
+            Ok(outputs.top()?.shallow_clone())
         })
         .collect();
-    let found = nt_xent(
-        &Tensor::f_cat(&rows?, 0)?,
-        step.loss,
-        step.order,
-        channel.as_ref(),
-    )?;
+    let found = step.nt_xent(&Tensor::f_cat(&rows?, 0)?)?;
     let mut start = 0;
     for (index, batch) in micro_batches.iter().enumerate() {
         let mode = mode(batch, true);
@@ -107,21 +104,13 @@ pub fn contrastive_step(
     finish(buckets, step, found, probe, labelled)
 }
 
-fn top(outputs: &Outputs) -> Result<&Tensor, StepError> {
-    outputs.layers.last().ok_or_else(|| StepError::Shape {
-        what: "network outputs",
-        expected: "at least one".to_owned(),
-        got: "none".to_owned(),
-    })
-}
-
 fn backward(
     outputs: &Outputs,
     gradient: &Tensor,
     probe_loss: Option<&Tensor>,
     mode: &TrainMode,
 ) -> Result<(), StepError> {
-    let mut roots = vec![(top(outputs)?, gradient)];
+    let mut roots = vec![(outputs.top()?, gradient)];
     let one = probe_loss.map(Tensor::f_ones_like).transpose()?;
     roots.extend(probe_loss.zip(one.as_ref()));
     run_backward(&roots, mode)
@@ -148,7 +137,7 @@ fn count_labelled(
 fn finish(
     buckets: &mut Buckets,
     step: &Contrastive<'_>,
-    found: crate::loss::NtXent,
+    found: NtXent,
     probe: ProbeSums,
     labelled: f64,
 ) -> Result<ContrastiveOutput, StepError> {
@@ -172,6 +161,13 @@ fn finish(
         probe,
         reduced,
     })
+}
+
+impl Contrastive<'_> {
+    fn nt_xent(&self, rows: &Tensor) -> Result<NtXent, StepError> {
+        let channel = self.gang.statistics.as_ref();
+        nt_xent(rows, self.loss, self.order, self.queue, channel)
+    }
 }
 
 /// This rank's share of the probe's figures.

@@ -5,17 +5,19 @@
 //!
 //! ```text
 //! let output = contrastive_step(&model, &mut buckets, &batch, &loss)?;   // or supervised_step
-//! optimizer.commit(&mut model, &buckets, schedule.rate(step))?;          // the one commit point
+//! optimizer.commit(&mut model, &buckets, schedule.pace(step))?;          // the one commit point
 //! ```
 //!
 //! After any error call [`Model::discard_step`](crate::project::Model::discard_step): nothing else has changed.
 
 mod contrastive; // NT-Xent, with gradient caching over micro-batches
+mod memory; // the averaged network and the queue of its rows
 mod supervised; // any loss on logits
 
 use tch::Tensor;
 
 pub use contrastive::{Contrastive, ContrastiveOutput, ProbeOutput, contrastive_step};
+pub use memory::Memory;
 pub use supervised::{SupervisedOutput, Term, supervised_step};
 
 use crate::device::StepError;

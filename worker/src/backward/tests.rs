@@ -2,7 +2,8 @@
 
 use diptych_common::ids::Rank;
 use diptych_common::spec::{
-    Depth, EncoderSpec, HeadSpec, NtXentSpec, OptimizerSpec, Precision, Rule, Scaling, Stem,
+    Depth, EncoderSpec, HeadSpec, MomentumKind, NtXentSpec, OptimizerSpec, Precision, Rule,
+    Scaling, Stem,
 };
 use tch::{Kind, Tensor};
 
@@ -12,13 +13,14 @@ use crate::collective::Gang;
 use crate::device::{Compute, StepError};
 use crate::gather::RowOrder;
 use crate::loss::{cross_entropy, hits};
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Pace};
 use crate::project::{HeadPart, Model, ModelSpec, NamedTensor, Reader};
 use crate::reduce::Buckets;
 use crate::verify::{on_ranks, rank_gangs};
 
 const BATCH: u32 = 8;
 const SIZE: i64 = 8;
+const PACE: Pace = Pace { step: 0, rate: 0.5 };
 const LOSS: NtXentSpec = NtXentSpec {
     temperature: 0.5,
     normalize: true,
@@ -66,11 +68,12 @@ fn lars() -> OptimizerSpec {
     OptimizerSpec {
         rule: Rule::Lars {
             trust_coefficient: 0.001,
+            momentum: 0.9,
+            kind: MomentumKind::Classic,
         },
         learning_rate: 1.0,
         scaling: Scaling::None,
         warmup_epochs: 0.0,
-        momentum: 0.9,
         weight_decay: 1e-4,
     }
 }
@@ -143,6 +146,7 @@ fn train_model(spec: &ModelSpec, machine: Machine, contrastive: bool, steps: u32
                 let step = Contrastive {
                     loss: &LOSS,
                     order: &order,
+                    queue: None,
                     gang: &gang,
                 };
                 let output =
@@ -182,7 +186,7 @@ fn train_model(spec: &ModelSpec, machine: Machine, contrastive: bool, steps: u32
                 .map(|(parameter, gradient)| (parameter.name.clone(), numbers(gradient)))
                 .collect();
             optimizer
-                .commit(&mut model, &buckets, 0.5)
+                .commit(&mut model, &buckets, PACE)
                 .expect("a commit");
         }
         let state = state(&model, &optimizer);
@@ -312,7 +316,11 @@ fn selective_kernels_and_other_heads_are_the_same_on_every_machine() {
         };
         let reference = train_model(&network, machine(1, 2), true, 2);
         for left in train_model(&network, machine(3, 1), true, 2) {
-            exact(&format!("{depth} with {layers:?} layers"), &left, &reference[0]);
+            exact(
+                &format!("{depth} with {layers:?} layers"),
+                &left,
+                &reference[0],
+            );
         }
     }
 }
@@ -346,13 +354,9 @@ fn without_a_head_the_loss_compares_the_encoders_outputs() {
     let [features] = &outputs.layers[..] else {
         panic!("h alone")
     };
-    let expected = crate::loss::nt_xent(
-        &features.detach(),
-        &LOSS,
-        &order,
-        gang.statistics.as_ref(),
-    )
-    .expect("a loss");
+    let expected =
+        crate::loss::nt_xent(&features.detach(), &LOSS, &order, gang.statistics.as_ref())
+            .expect("a loss");
     assert!((output.loss - expected.loss).abs() < 1e-12);
     assert!(norm(&numbers(&buckets.gradients()[0])) > 0.0);
 }
@@ -386,11 +390,12 @@ fn an_aborted_step_changes_nothing() {
         let step = Contrastive {
             loss: &LOSS,
             order: &order,
+            queue: None,
             gang: &gang,
         };
         contrastive_step(&model, &mut buckets, &batches, &step).expect("a step");
         optimizer
-            .commit(&mut model, &buckets, 0.5)
+            .commit(&mut model, &buckets, PACE)
             .expect("a commit");
         let before = NamedTensor::digest(&state(&model, &optimizer)).expect("a digest");
 
@@ -431,6 +436,7 @@ fn a_batch_that_is_no_number_is_refused_by_name() {
     let step = Contrastive {
         loss: &LOSS,
         order: &order,
+        queue: None,
         gang: &gang,
     };
     contrastive_step(&model, &mut buckets, &batches, &step).expect("a step");
@@ -443,7 +449,7 @@ fn a_batch_that_is_no_number_is_refused_by_name() {
         .fill_(f64::NAN);
     drop(last);
     let error = optimizer
-        .commit(&mut model, &buckets, 0.5)
+        .commit(&mut model, &buckets, PACE)
         .expect_err("refused");
     assert_eq!(
         error.to_string(),

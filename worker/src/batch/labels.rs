@@ -3,7 +3,7 @@
 //! Draws are stratified: each class is put in an order of its own by (seed, class), and a share or a count takes the
 //! first of it. So a smaller share of the same seed is part of a larger one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use diptych_common::spec::Labels;
 use diptych_common::store::{self, StoreError};
@@ -145,35 +145,51 @@ fn take(classes: &[Vec<u64>], seed: u64, count: impl Fn(&[u64]) -> usize) -> Vec
     chosen
 }
 
-/// The samples that a list names, by their whole names or by the last part of them; a name must mean one sample.
+/// The samples that a list names: by their whole names, else by their file names, else by either without what follows
+/// the first dot of the file name, which members of tar shards do not have (so that the lists of 1 % and 10 % of ImageNet
+/// work for any layout). A name must mean one sample.
 fn by_name<'a>(
     names: impl Iterator<Item = &'a str>,
     list: &str,
     url: &str,
 ) -> Result<Vec<u64>, LabelError> {
-    // The last sample of each name, and how many have it.
-    let mut whole: HashMap<&str, (u64, u64)> = HashMap::new();
-    let mut last: HashMap<&str, (u64, u64)> = HashMap::new();
+    let lines = list.lines().map(str::trim);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let known: HashSet<&str> = lines.iter().copied().collect();
+    let mut stems: HashMap<&str, Vec<&str>> = HashMap::new();
+    for line in &known {
+        stems.entry(stem(line)).or_default().push(line);
+    }
+    let mut found: HashMap<&str, Found> = HashMap::new();
     for (sample, name) in (0..).zip(names) {
-        let end = name.rsplit('/').next().unwrap_or(name);
-        for (all, name) in [(&mut whole, name), (&mut last, end)] {
-            let (at, count) = all.entry(name).or_default();
-            (*at, *count) = (sample, *count + 1);
+        let file = file_name(name);
+        for (how, text) in [(Found::WHOLE, name), (Found::FILE, file)] {
+            if let Some(line) = known.get(text) {
+                found.entry(line).or_default().add(how, sample);
+            }
+        }
+        let whole = [stem(name)].into_iter();
+        let alone = [stem(file)].into_iter().filter(|_| file.len() < name.len());
+        for line in whole
+            .chain(alone)
+            .filter_map(|text| stems.get(text))
+            .flatten()
+        {
+            found.entry(line).or_default().add(Found::STEM, sample);
         }
     }
-    let mut chosen = Vec::new();
-    let mut unknown = Vec::new();
-    for name in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        match whole.get(name).or_else(|| last.get(name)) {
-            Some(&(sample, 1)) => chosen.push(sample),
-            Some(&(_, count)) => {
+    let (mut chosen, mut unknown) = (Vec::new(), Vec::new());
+    for line in &lines {
+        match found.get(line).and_then(Found::closest) {
+            Some((sample, 1)) => chosen.push(sample),
+            Some((_, count)) => {
                 return Err(LabelError::Ambiguous {
                     url: url.to_owned(),
-                    name: name.to_owned(),
+                    name: (*line).to_owned(),
                     count,
                 });
             }
-            None => unknown.push(name.to_owned()),
+            None => unknown.push((*line).to_owned()),
         }
     }
     if !unknown.is_empty() {
@@ -193,6 +209,38 @@ fn by_name<'a>(
     chosen.sort_unstable();
     chosen.dedup();
     Ok(chosen)
+}
+
+/// The samples that one line of a list may mean: the last one of each way to read it, and how many there are.
+#[derive(Debug, Default)]
+struct Found([(u64, u64); 3]);
+
+impl Found {
+    const WHOLE: usize = 0;
+    const FILE: usize = 1;
+    const STEM: usize = 2;
+
+    fn add(&mut self, how: usize, sample: u64) {
+        let (last, count) = &mut self.0[how];
+        (*last, *count) = (sample, *count + 1);
+    }
+
+    fn closest(&self) -> Option<(u64, u64)> {
+        self.0.into_iter().find(|(_, count)| *count > 0)
+    }
+}
+
+fn file_name(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+/// A name up to the first dot of its last part.
+fn stem(name: &str) -> &str {
+    let start = name.len() - file_name(name).len();
+    let end = name[start..]
+        .find('.')
+        .map_or(name.len(), |dot| start + dot);
+    &name[..end]
 }
 
 #[cfg(test)]
@@ -217,6 +265,75 @@ mod tests {
                 prop_assert!((drawn as f64 - small * class.len() as f64).abs() < 1.0);
             }
         }
+    }
+
+    #[test]
+    fn one_percent_is_part_of_ten_percent() {
+        // ImageNet's classes have 732 to 1300 images.
+        let sizes = [1300_usize, 732, 1012, 50, 7];
+        let labels = sizes.iter().enumerate();
+        let labels = labels.flat_map(|(class, &n)| vec![Some(class as u32); n]);
+        let classes = by_class(labels);
+        for seed in 0..20 {
+            let draw = |share| draw_share(&classes, share, seed);
+            let (one, ten) = (draw(0.01), draw(0.1));
+            assert!(one.iter().all(|sample| ten.binary_search(sample).is_ok()));
+            let of_each = |drawn: &[u64]| {
+                let of = |class: &Vec<u64>| drawn.iter().filter(|it| class.contains(it)).count();
+                classes.iter().map(of).collect::<Vec<_>>()
+            };
+            assert_eq!(of_each(&one), [13, 7, 10, 1, 1]);
+            assert_eq!(of_each(&ten), [130, 73, 101, 5, 1]);
+        }
+    }
+
+    #[test]
+    fn the_official_lists_name_samples_of_any_layout() {
+        let list = "n01440764_10043.JPEG\nn01443537_22563.JPEG\n";
+        let names = [
+            // A folder of classes, tar members (their keys have no extension), a Parquet file's paths.
+            [
+                "n01440764/n01440764_10043.JPEG",
+                "n01440764/n01440764_1.JPEG",
+                "n01443537/n01443537_22563.JPEG",
+            ],
+            ["n01440764_10043", "n01440764_1", "n01443537_22563"],
+            [
+                "train/n01440764_10043",
+                "train/n01440764_1",
+                "train/n01443537_22563",
+            ],
+            [
+                "n01440764_10043.JPEG",
+                "n01440764_1.JPEG",
+                "n01443537_22563.JPEG",
+            ],
+        ];
+        for names in names {
+            let chosen = by_name(names.into_iter(), list, "file:///list");
+            assert_eq!(chosen, Ok(vec![0, 2]), "{names:?}");
+        }
+        let both = ["a/x.png", "a/x.jpg", "b/y"];
+        let read = |list: &str| by_name(both.into_iter(), list, "file:///list");
+        assert_eq!(
+            read("x.jpg\na/y.png"),
+            Err(LabelError::UnknownNames {
+                url: "file:///list".to_owned(),
+                count: 1,
+                names: vec!["a/y.png".to_owned()],
+            })
+        );
+        assert_eq!(
+            read("x.jpg\nb/y.png"),
+            Ok(vec![1, 2]),
+            "the exact name counts first"
+        );
+        let twice = LabelError::Ambiguous {
+            url: "file:///list".to_owned(),
+            name: "x.webp".to_owned(),
+            count: 2,
+        };
+        assert_eq!(read("x.webp"), Err(twice));
     }
 
     #[test]

@@ -144,11 +144,10 @@ pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
 
 fn sgd() -> OptimizerSpec {
     OptimizerSpec {
-        rule: Rule::Sgd,
+        rule: Rule::Sgd { momentum: 0.9 },
         learning_rate: 0.1,
         scaling: Scaling::None,
         warmup_epochs: 0.0,
-        momentum: 0.9,
         weight_decay: 0.0,
     }
 }

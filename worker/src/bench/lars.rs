@@ -1,12 +1,12 @@
 use std::time::Instant;
 
-use diptych_common::spec::{OptimizerSpec, Precision, Rule, Scaling};
+use diptych_common::spec::{MomentumKind, OptimizerSpec, Precision, Rule, Scaling};
 use tch::no_grad;
 
 use super::step::Network;
 use crate::collective::solo;
 use crate::device::Compute;
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Pace};
 use crate::project::Model;
 use crate::reduce::Buckets;
 
@@ -25,17 +25,20 @@ pub struct LarsArgs {
 }
 
 const WARM_UP: u32 = 2;
+/// Every measured step.
+pub(super) const PACE: Pace = Pace { step: 0, rate: 0.1 };
 
 /// LARS as the paper's pretraining uses it.
 pub(super) fn optimizer() -> OptimizerSpec {
     OptimizerSpec {
         rule: Rule::Lars {
             trust_coefficient: 0.001,
+            momentum: 0.9,
+            kind: MomentumKind::Classic,
         },
         learning_rate: 0.1,
         scaling: Scaling::None,
         warmup_epochs: 0.0,
-        momentum: 0.9,
         weight_decay: 1e-6,
     }
 }
@@ -60,7 +63,7 @@ pub(super) fn run(args: &LarsArgs) -> anyhow::Result<()> {
     let mut times = Vec::new();
     for _ in 0..args.repeat + WARM_UP {
         let start = Instant::now();
-        optimizer.commit(&mut model, &buckets, 0.1)?;
+        optimizer.commit(&mut model, &buckets, PACE)?;
         times.push(start.elapsed().as_secs_f64());
     }
     let figures = serde_json::json!({

@@ -44,7 +44,7 @@ pub(super) fn run(args: &NtXentArgs) -> anyhow::Result<()> {
     let (mut times, mut loss) = (Vec::new(), 0.0);
     for _ in 0..=args.repeat {
         let start = Instant::now();
-        loss = nt_xent(&u, &spec, &order, gang.statistics.as_ref())?.loss;
+        loss = nt_xent(&u, &spec, &order, None, gang.statistics.as_ref())?.loss;
         times.push(start.elapsed().as_secs_f64());
     }
     let figures = serde_json::json!({

@@ -116,13 +116,14 @@ fn measure(args: &StepArgs, gang: &Gang) -> anyhow::Result<(Vec<f64>, Vec<f64>, 
     let step = Contrastive {
         loss: &loss,
         order: &order,
+        queue: None,
         gang,
     };
     let (mut times, mut hidden, mut last) = (Vec::new(), Vec::new(), f64::NAN);
     for _ in 0..args.steps + WARM_UP {
         let start = Instant::now();
         let output = contrastive_step(&model, &mut buckets, &batches, &step)?;
-        optimizer.commit(&mut model, &buckets, 0.1)?;
+        optimizer.commit(&mut model, &buckets, lars::PACE)?;
         times.push(start.elapsed().as_secs_f64());
         hidden.push(output.reduced.hidden_share());
         last = output.loss;

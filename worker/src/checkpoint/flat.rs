@@ -79,6 +79,9 @@ pub fn describe(state: &[NamedTensor]) -> Result<Vec<TensorMeta>, PhaseError> {
             StateRole::Weight => Role::Weight,
             StateRole::Statistic => Role::Statistic,
             StateRole::Momentum => Role::Momentum,
+            StateRole::Average => Role::Average,
+            StateRole::Queue => Role::Queue,
+            StateRole::State => Role::State,
         };
         let shape = tensor.tensor.size().iter().map(|dim| *dim as u64).collect();
         Ok(TensorMeta {

@@ -3,7 +3,8 @@
 mod error; // why a step is given up
 mod memory; // what is kept between steps
 mod settings; // device, precision, threads
-pub(crate) mod shim; // autograd in Rust, hooks, layouts, autocast, fused updates
+pub(crate) mod shim; // autograd in Rust, hooks, layouts, autocast
+pub(crate) mod update; // optimiser steps
 
 pub use error::StepError;
 pub use memory::keep_freed_memory;

@@ -11,38 +11,26 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <array>
-#include <cmath>
 #include <string>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define DIPTYCH_CLONES __attribute__((target_clones("avx512f", "arch=haswell", "default")))
-#else
-#define DIPTYCH_CLONES
-#endif
+#include "shim.h"
+
+namespace diptych {
+
+std::string& last_error() {
+  thread_local std::string text;
+  return text;
+}
+
+}  // namespace diptych
 
 namespace {
 
 using at::Tensor;
+using diptych::guarded;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-thread_local std::string last_error;
-
-template <class F>
-int guarded(F&& body) noexcept {
-  try {
-    body();
-    return 0;
-  } catch (const c10::Error& error) {
-    last_error = error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    last_error = error.what();
-  } catch (...) {
-    last_error = "unknown C++ exception";
-  }
-  return 1;
-}
 
 // A Rust value and what may be done with it; dropped once, wherever the graph or the parameter ends.
 using Backward = int (*)(void* state, Tensor* gradient, Tensor** gradients);
@@ -143,113 +131,11 @@ void run_affine(F kernel, const Tensor& g, const Tensor& x, Tensor& out, const T
                    [&](int64_t begin, int64_t end) { kernel(gp, xp, op, a, b, s, begin, end, channels, inner); });
 }
 
-// Sums of squares of w and of g + decay * w, in eight independent double lanes so that they vectorise.
-#define DIPTYCH_NORMS(NAME, T)                                                                                    \
-  DIPTYCH_CLONES void NAME(const T* w, const T* g, int64_t begin, int64_t end, double decay, double* sums) {      \
-    double weight[8] = {0}, step[8] = {0};                                                                        \
-    int64_t i = begin;                                                                                            \
-    for (; i + 8 <= end; i += 8) {                                                                                \
-      for (int k = 0; k < 8; ++k) {                                                                               \
-        const double x = w[i + k], d = g[i + k] + decay * x;                                                      \
-        weight[k] += x * x;                                                                                       \
-        step[k] += d * d;                                                                                         \
-      }                                                                                                           \
-    }                                                                                                             \
-    for (; i < end; ++i) {                                                                                        \
-      const double x = w[i], d = g[i] + decay * x;                                                                \
-      weight[0] += x * x;                                                                                         \
-      step[0] += d * d;                                                                                           \
-    }                                                                                                             \
-    for (int k = 0; k < 8; ++k) {                                                                                 \
-      sums[0] += weight[k];                                                                                       \
-      sums[1] += step[k];                                                                                         \
-    }                                                                                                             \
-  }
-DIPTYCH_NORMS(norms_f32, float)
-DIPTYCH_NORMS(norms_f64, double)
-
-// v = momentum * v + rate * (g + decay * w); w -= v, or w -= momentum * v + rate * (g + decay * w).
-#define DIPTYCH_UPDATE(NAME, T)                                                                                   \
-  DIPTYCH_CLONES void NAME(T* __restrict w, const T* __restrict g, T* __restrict v, int64_t begin, int64_t end,   \
-                           T decay, T rate, T momentum, bool nesterov) {                                          \
-    if (nesterov) {                                                                                               \
-      for (int64_t i = begin; i < end; ++i) {                                                                     \
-        const T d = rate * (g[i] + decay * w[i]);                                                                 \
-        v[i] = momentum * v[i] + d;                                                                               \
-        w[i] -= momentum * v[i] + d;                                                                              \
-      }                                                                                                           \
-    } else {                                                                                                      \
-      for (int64_t i = begin; i < end; ++i) {                                                                     \
-        v[i] = momentum * v[i] + rate * (g[i] + decay * w[i]);                                                    \
-        w[i] -= v[i];                                                                                             \
-      }                                                                                                           \
-    }                                                                                                             \
-  }
-DIPTYCH_UPDATE(update_f32, float)
-DIPTYCH_UPDATE(update_f64, double)
-
-constexpr int64_t GRAIN = 1 << 16;
-
-template <class T, class Norms, class Update>
-double step_cpu(Norms norms, Update update, const Tensor& w, const Tensor& g, const Tensor& v, double decay, bool adapt,
-                double rate, double momentum, double trust_coefficient, bool nesterov) {
-  T* wp = w.mutable_data_ptr<T>();
-  const T* gp = g.const_data_ptr<T>();
-  T* vp = v.mutable_data_ptr<T>();
-  const int64_t n = w.numel();
-  double trust = 1.0;
-  if (adapt) {
-    // Fixed chunks, added in order: the same bits for any number of threads.
-    const int64_t chunks = (n + GRAIN - 1) / GRAIN;
-    std::vector<std::array<double, 2>> sums(chunks, {0.0, 0.0});
-    at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) {
-        norms(wp, gp, c * GRAIN, std::min(n, (c + 1) * GRAIN), decay, sums[c].data());
-      }
-    });
-    double weight = 0, step = 0;
-    for (const auto& sum : sums) {
-      weight += sum[0];
-      step += sum[1];
-    }
-    if (weight > 0 && step > 0) trust = trust_coefficient * std::sqrt(weight) / std::sqrt(step);
-  }
-  at::parallel_for(0, n, GRAIN, [&](int64_t begin, int64_t end) {
-    update(wp, gp, vp, begin, end, static_cast<T>(decay), static_cast<T>(rate * trust), static_cast<T>(momentum),
-           nesterov);
-  });
-  return trust;
-}
-
-// The same update for any device in a fixed number of launches, without a wait of the host.
-Tensor step_foreach(const std::vector<Tensor>& w, const std::vector<Tensor>& g, const std::vector<Tensor>& v,
-                    const double* decay, const uint8_t* adapt, double rate, double momentum, double trust_coefficient,
-                    bool nesterov) {
-  std::vector<at::Scalar> decays(decay, decay + w.size());
-  auto step = at::_foreach_mul(w, decays);
-  at::_foreach_add_(step, g);
-  auto weight_norm = at::stack(at::_foreach_norm(w)), step_norm = at::stack(at::_foreach_norm(step));
-  std::vector<double> flags(adapt, adapt + w.size());
-  auto adapted = at::tensor(flags, weight_norm.options().device(at::kCPU)).to(weight_norm.device(), /*non_blocking=*/true);
-  auto usable = (adapted > 0).logical_and(weight_norm > 0).logical_and(step_norm > 0);
-  auto trust = at::where(usable, trust_coefficient * weight_norm / step_norm, at::ones_like(weight_norm));
-  at::_foreach_mul_(step, (trust * rate).unbind());
-  at::_foreach_mul_(v, momentum);
-  at::_foreach_add_(v, step);
-  if (nesterov) {
-    at::_foreach_add_(step, v, momentum);
-    at::_foreach_sub_(w, step);
-  } else {
-    at::_foreach_sub_(w, v);
-  }
-  return trust.to(at::kDouble);
-}
-
 }  // namespace
 
 extern "C" {
 
-const char* diptych_shim_error() { return last_error.c_str(); }
+const char* diptych_shim_error() { return diptych::last_error().c_str(); }
 
 // Takes `output` (no graph) and `state`, always. *result is a new tensor whose gradient goes through `call`.
 int diptych_attach(Tensor* output, Tensor* a, Tensor* b, Tensor* c, void* state, Backward call, Drop drop,
@@ -328,41 +214,6 @@ int diptych_affine(Tensor* g, Tensor* x, Tensor* scale, Tensor* slope, Tensor* s
       default: TORCH_CHECK(false, "batch norm: dtype ", x->scalar_type(), " is not supported");
     }
     *result = new Tensor(out);
-  });
-}
-
-// One step over `count` tensors; *trust is a new tensor of their trust ratios (f64).
-int diptych_step(Tensor* const* weights, Tensor* const* gradients, Tensor* const* velocities, const double* decay,
-                 const uint8_t* adapt, int64_t count, double rate, double momentum, double trust_coefficient,
-                 int nesterov, int foreach, Tensor** trust) {
-  return guarded([&] {
-    at::NoGradGuard no_grad;
-    std::vector<Tensor> w, g, v;
-    bool fused = foreach == 0;
-    for (int64_t i = 0; i < count; ++i) {
-      w.push_back(weights[i]->detach());
-      g.push_back(gradients[i]->detach());
-      v.push_back(velocities[i]->detach());
-      TORCH_CHECK(w[i].sizes() == g[i].sizes() && w[i].sizes() == v[i].sizes(), "optimiser: shapes differ");
-      const auto kind = w[i].scalar_type();
-      TORCH_CHECK(kind == g[i].scalar_type() && kind == v[i].scalar_type(), "optimiser: dtypes differ");
-      fused = fused && w[i].is_cpu() && (kind == at::kFloat || kind == at::kDouble) &&
-              w[i].is_non_overlapping_and_dense() && w[i].strides() == g[i].strides() && w[i].strides() == v[i].strides();
-    }
-    if (!fused) {
-      *trust = new Tensor(step_foreach(w, g, v, decay, adapt, rate, momentum, trust_coefficient, nesterov != 0));
-      return;
-    }
-    auto ratios = at::ones({count}, at::kDouble);
-    double* ratio = ratios.mutable_data_ptr<double>();
-    for (int64_t i = 0; i < count; ++i) {
-      ratio[i] = w[i].scalar_type() == at::kFloat
-                     ? step_cpu<float>(norms_f32, update_f32, w[i], g[i], v[i], decay[i], adapt[i] != 0, rate, momentum,
-                                       trust_coefficient, nesterov != 0)
-                     : step_cpu<double>(norms_f64, update_f64, w[i], g[i], v[i], decay[i], adapt[i] != 0, rate,
-                                        momentum, trust_coefficient, nesterov != 0);
-    }
-    *trust = new Tensor(ratios);
   });
 }
 

@@ -1,4 +1,4 @@
-//! The Rust skin of `shim.cc`.
+//! The Rust skin of `shim.cc`; that of `update.cc` is in [`update`](super::update).
 //!
 //! Ownership: a tensor that goes in is borrowed for the call; a tensor that comes out is new and owned here. A boxed
 //! closure that goes in belongs to libtorch from then on, which drops it once. Closures run behind `catch_unwind`: a
@@ -25,29 +25,6 @@ pub(crate) struct Autocast {
     before: c_int,
     /// The state restored on drop is the thread's own.
     _this_thread: std::marker::PhantomData<*const ()>,
-}
-
-/// The tensors of one optimiser step, index by index.
-#[derive(Debug)]
-pub(crate) struct StepTensors<'a> {
-    pub(crate) weights: &'a [Tensor],
-    pub(crate) gradients: &'a [Tensor],
-    pub(crate) velocities: &'a [Tensor],
-    /// Weight decay of each.
-    pub(crate) decay: &'a [f64],
-    /// 1 where the rate is scaled by the trust ratio.
-    pub(crate) adapt: &'a [u8],
-}
-
-/// The numbers of one optimiser step.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StepNumbers {
-    pub(crate) rate: f64,
-    pub(crate) momentum: f64,
-    pub(crate) trust_coefficient: f64,
-    pub(crate) nesterov: bool,
-    /// Use the path of devices without a fused kernel.
-    pub(crate) foreach: bool,
 }
 
 unsafe extern "C" {
@@ -97,20 +74,6 @@ unsafe extern "C" {
         slope: *mut C_tensor,
         shift: *mut C_tensor,
         result: *mut *mut C_tensor,
-    ) -> c_int;
-    fn diptych_step(
-        weights: *const *mut C_tensor,
-        gradients: *const *mut C_tensor,
-        velocities: *const *mut C_tensor,
-        decay: *const c_double,
-        adapt: *const u8,
-        count: i64,
-        rate: c_double,
-        momentum: c_double,
-        trust_coefficient: c_double,
-        nesterov: c_int,
-        foreach: c_int,
-        trust: *mut *mut C_tensor,
     ) -> c_int;
     fn diptych_autocast_enter(cuda: c_int, before: *mut c_int) -> c_int;
     fn diptych_autocast_leave(cuda: c_int, before: c_int) -> c_int;
@@ -242,45 +205,6 @@ pub(crate) fn affine(
     })
 }
 
-/// One momentum step over all tensors, in place; returns their trust ratios, f64.
-pub(crate) fn step(tensors: &StepTensors<'_>, numbers: StepNumbers) -> Result<Tensor, TchError> {
-    let count = tensors.weights.len();
-    let lengths = [
-        tensors.gradients.len(),
-        tensors.velocities.len(),
-        tensors.decay.len(),
-        tensors.adapt.len(),
-    ];
-    if lengths.iter().any(|&length| length != count) {
-        return Err(TchError::Torch(format!(
-            "optimiser: lists of {count} and {lengths:?} entries"
-        )));
-    }
-    let raws = |list: &[Tensor]| list.iter().map(raw).collect::<Vec<_>>();
-    let (weights, gradients, velocities) = (
-        raws(tensors.weights),
-        raws(tensors.gradients),
-        raws(tensors.velocities),
-    );
-    // SAFETY: every list holds `count` entries (checked above), all tensors are live; C++ checks shapes and dtypes.
-    new_tensor(|trust| unsafe {
-        diptych_step(
-            weights.as_ptr(),
-            gradients.as_ptr(),
-            velocities.as_ptr(),
-            tensors.decay.as_ptr(),
-            tensors.adapt.as_ptr(),
-            count as i64,
-            numbers.rate,
-            numbers.momentum,
-            numbers.trust_coefficient,
-            c_int::from(numbers.nesterov),
-            c_int::from(numbers.foreach),
-            trust,
-        )
-    })
-}
-
 extern "C" fn call_backward(
     state: *mut c_void,
     gradient: *mut C_tensor,
@@ -324,7 +248,7 @@ extern "C" fn drop_notify(state: *mut c_void) {
 }
 
 /// A borrowed pointer for the length of a call. C++ changes only what its contract says.
-fn raw(tensor: &Tensor) -> *mut C_tensor {
+pub(super) fn raw(tensor: &Tensor) -> *mut C_tensor {
     tensor.as_ptr().cast_mut()
 }
 
@@ -333,7 +257,7 @@ fn into_raw(tensor: Tensor) -> *mut C_tensor {
     ManuallyDrop::new(tensor).as_mut_ptr()
 }
 
-fn check(code: c_int) -> Result<(), TchError> {
+pub(super) fn check(code: c_int) -> Result<(), TchError> {
     if code == 0 {
         return Ok(());
     }
@@ -342,7 +266,9 @@ fn check(code: c_int) -> Result<(), TchError> {
     Err(TchError::Torch(text.to_string_lossy().into_owned()))
 }
 
-fn new_tensor(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> Result<Tensor, TchError> {
+pub(super) fn new_tensor(
+    call: impl FnOnce(*mut *mut C_tensor) -> c_int,
+) -> Result<Tensor, TchError> {
     let mut result = ptr::null_mut();
     check(call(&mut result))?;
     // SAFETY: success made a new tensor.

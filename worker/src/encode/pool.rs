@@ -98,7 +98,11 @@ mod tests {
         for side in SIDES {
             let x = image(side);
             let torch = max_pool(&x, MaxPool::Torch).expect("a pool");
-            compare(&torch, &windows(&x, (3, 2, 1), most), &format!("torch {side}"));
+            compare(
+                &torch,
+                &windows(&x, (3, 2, 1), most),
+                &format!("torch {side}"),
+            );
             // TensorFlow's own formula for `SAME`.
             let out = (side + 1) / 2;
             let before = ((out - 1) * 2 + 3 - side).max(0) / 2;
@@ -107,7 +111,8 @@ mod tests {
             compare(&tensorflow, &expected, &format!("tensorflow {side}"));
         }
         let x = image(6);
-        let apart = max_pool(&x, MaxPool::Torch).unwrap() - max_pool(&x, MaxPool::Tensorflow).unwrap();
+        let apart =
+            max_pool(&x, MaxPool::Torch).unwrap() - max_pool(&x, MaxPool::Tensorflow).unwrap();
         assert!(apart.abs().max().double_value(&[]) > 0.1, "the two differ");
     }
 
@@ -120,10 +125,20 @@ mod tests {
                 inside.iter().sum::<f64>() / inside.len() as f64
             };
             let one = average_pool(&x, 1).expect("a pool");
-            compare(&one, &windows(&x, (2, 1, 0), inside), &format!("stride 1, {side}"));
-            let all = |cells: &[Option<f64>]| cells.iter().map(|cell| cell.unwrap_or(0.0)).sum::<f64>() / 4.0;
+            compare(
+                &one,
+                &windows(&x, (2, 1, 0), inside),
+                &format!("stride 1, {side}"),
+            );
+            let all = |cells: &[Option<f64>]| {
+                cells.iter().map(|cell| cell.unwrap_or(0.0)).sum::<f64>() / 4.0
+            };
             let two = average_pool(&x, 2).expect("a pool");
-            compare(&two, &windows(&x, (2, 2, 0), all), &format!("stride 2, {side}"));
+            compare(
+                &two,
+                &windows(&x, (2, 2, 0), all),
+                &format!("stride 2, {side}"),
+            );
         }
     }
 }

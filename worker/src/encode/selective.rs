@@ -42,9 +42,10 @@ impl SelectiveKernel {
         let (rows, channels) = (streams.size()[0], streams.size()[1] / 2);
         // The mean of a sum is the sum of the means: the streams need not be added at every cell.
         let means = streams.f_mean_dim([2i64, 3].as_slice(), false, None::<Kind>)?;
-        let mean = means
-            .f_view([rows, 2, channels])?
-            .f_sum_dim_intlist(1i64, false, None::<Kind>)?;
+        let mean =
+            means
+                .f_view([rows, 2, channels])?
+                .f_sum_dim_intlist(1i64, false, None::<Kind>)?;
         let squeezed = self.squeeze.conv.on_cells(&mean)?;
         let squeezed = self.squeeze.norm.forward(&squeezed, mode)?.f_relu()?;
         let weights = self

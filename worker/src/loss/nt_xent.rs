@@ -6,6 +6,11 @@
 //! `∂L/∂z_i = 1/(Mτ) · [Σ_j (exp(s_ij − lse_i) + exp(s_ij − lse_j)) z_j − 2 z_{p(i)}]`.
 //! So a rank needs everyone's z (one gather) and lse (another), and nobody's gradient. A strip of rows of S is made,
 //! used and dropped: memory is O(strip + M·d).
+//!
+//! Rows q of the memory (SimCLR v2 §2) stand in every anchor's denominator alone, as constants: `lse_i` sums over
+//! `exp(z_i·q_k/τ)`, too, and the gradient gains `1/(Mτ) · Σ_k exp(z_i·q_k/τ − lse_i) q_k`.
+
+mod queue; // the memory's rows in the denominator
 
 use diptych_common::spec::NtXentSpec;
 use tch::{Kind, Tensor, no_grad};
@@ -13,6 +18,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::collective::Collective;
 use crate::device::StepError;
 use crate::gather::RowOrder;
+use queue::Queue;
 
 /// Elements of one strip of S.
 const STRIP: i64 = 1 << 20;
@@ -46,7 +52,7 @@ struct Anchors {
     scaled: Tensor,
 }
 
-/// Rows of S over all columns.
+/// Rows of S over all columns of the batch.
 struct Strip {
     s: Tensor,
     /// How many of its rows are first views; they come first.
@@ -60,7 +66,8 @@ struct All {
     shifted: bool,
 }
 
-/// `u` holds this rank's rows `[n, d]` in the order that `order` gives them; all ranks call together.
+/// `u` holds this rank's rows `[n, d]` in the order that `order` gives them; all ranks call together. `queue` are the
+/// memory's unit rows `[k, d]`, the same on every rank.
 ///
 /// # Errors
 /// [`StepError::Shape`] where rows do not fit the order, [`StepError::Collective`], [`StepError::NonFinite`] for a
@@ -69,6 +76,7 @@ pub fn nt_xent(
     u: &Tensor,
     spec: &NtXentSpec,
     order: &RowOrder,
+    queue: Option<&Tensor>,
     channel: &dyn Collective,
 ) -> Result<NtXent, StepError> {
     no_grad(|| {
@@ -91,7 +99,15 @@ pub fn nt_xent(
             spec.temperature,
         )?;
 
-        let figures = order.gather(&anchors.restore(&forward(&all, &anchors)?)?, channel)?;
+        let queue = queue
+            .filter(|rows| rows.size()[0] > 0)
+            .map(|rows| Queue::new(rows, &all))
+            .transpose()?;
+        let mut own = forward(&all, &anchors)?;
+        if let Some(queue) = &queue {
+            queue.widen(&mut own, &anchors)?;
+        }
+        let figures = order.gather(&anchors.restore(&own)?, channel)?;
         let lse = figures.f_select(1, 0)?.f_contiguous()?;
         let (first, second) = (
             all.z.f_narrow(0, 0, all.pairs)?,
@@ -107,7 +123,11 @@ pub fn nt_xent(
                 tensor: "loss".to_owned(),
             });
         }
-        let gradient = backward(&all, &anchors, &lse)? * (spec.scale / (rows * spec.temperature));
+        let mut gradient = backward(&all, &anchors, &lse)?;
+        if let Some(queue) = &queue {
+            queue.repel(&mut gradient, &anchors, &lse)?;
+        }
+        let gradient = gradient * (spec.scale / (rows * spec.temperature));
         let mean = |column| -> Result<f64, StepError> {
             Ok(figures
                 .f_select(1, column)?
@@ -124,6 +144,11 @@ pub fn nt_xent(
             entropy: mean(2)?,
         })
     })
+}
+
+/// Rows brought to unit length.
+pub(crate) fn unit_rows(u: &Tensor) -> Result<Tensor, StepError> {
+    Ok(Unit::new(u, true)?.z)
 }
 
 /// Per anchor: its lse, and for first views whether the positive wins, and the entropy.
@@ -153,27 +178,12 @@ fn forward(all: &All, anchors: &Anchors) -> Result<Tensor, StepError> {
         } else {
             (None, None)
         };
-        // From here on `s` and its part `second_views` hold exponentials.
-        let shift = if all.shifted {
-            Some(s.f_amax([1i64].as_slice(), true)?)
-        } else {
-            None
-        };
-        let softmax = match (&shift, &best) {
-            (Some(_), Some(best)) => Some((&second_views - best.f_unsqueeze(1)?).f_exp_()?),
+        let softmax = match &best {
+            Some(best) if all.shifted => Some((&second_views - best.f_unsqueeze(1)?).f_exp_()?),
             _ => None,
         };
-        let mut exponentials = s;
-        if let Some(shift) = &shift {
-            let _ = exponentials.f_sub_(shift)?;
-        }
-        let _ = exponentials.f_exp_()?;
-        let mut lse = exponentials
-            .f_sum_dim_intlist([1i64].as_slice(), false, kind)?
-            .f_log_()?;
-        if let Some(shift) = shift {
-            let _ = lse.f_add_(&shift.f_squeeze_dim(1)?)?;
-        }
+        // From here on `s` and its part `second_views` hold exponentials.
+        let lse = log_sum_exp(s, all.shifted)?;
         if let Some(correct) = correct {
             let entropy = entropy(&softmax.unwrap_or(second_views))?;
             metrics.insert(0, Tensor::f_stack(&[correct, entropy], 0)?);
@@ -187,6 +197,25 @@ fn forward(all: &All, anchors: &Anchors) -> Result<Tensor, StepError> {
     Ok(Tensor::f_cat(&figures, 1)?
         .f_transpose(0, 1)?
         .f_contiguous()?)
+}
+
+/// `log Σ exp s` per row; leaves the exponentials in `s`, each divided by its row's largest if `shifted`.
+fn log_sum_exp(mut s: Tensor, shifted: bool) -> Result<Tensor, StepError> {
+    let shift = shifted
+        .then(|| s.f_amax([1i64].as_slice(), true))
+        .transpose()?;
+    if let Some(shift) = &shift {
+        let _ = s.f_sub_(shift)?;
+    }
+    let kind = s.kind();
+    let mut lse = s
+        .f_exp_()?
+        .f_sum_dim_intlist([1i64].as_slice(), false, kind)?
+        .f_log_()?;
+    if let Some(shift) = shift {
+        let _ = lse.f_add_(&shift.f_squeeze_dim(1)?)?;
+    }
+    Ok(lse)
 }
 
 /// `−Σ p ln(p + ε)` per row, `p` proportional to the given weights.
@@ -296,13 +325,18 @@ impl Anchors {
         Ok(Tensor::f_from_slice(positions)?.f_to_device(self.scaled.device())?)
     }
 
+    /// `z·x/τ` of anchors `start..start + count` and every row x.
+    fn against(&self, start: i64, count: i64, rows: &Tensor) -> Result<Tensor, StepError> {
+        Ok(self
+            .scaled
+            .f_narrow(0, start, count)?
+            .f_mm(&rows.f_transpose(0, 1)?)?)
+    }
+
     /// Rows `start..start + rows` of S, with −∞ on the diagonal.
     fn strip(&self, all: &All, start: i64, rows: i64) -> Result<Strip, StepError> {
         let own = &self.positions[start as usize..(start + rows) as usize];
-        let mut s = self
-            .scaled
-            .f_narrow(0, start, rows)?
-            .f_mm(&all.z.f_transpose(0, 1)?)?;
+        let mut s = self.against(start, rows, &all.z)?;
         let _ = s.f_scatter_value_(1, &self.index(own)?.f_unsqueeze(1)?, f64::NEG_INFINITY)?;
         let first_views = own.partition_point(|&position| position < all.pairs) as i64;
         Ok(Strip { s, first_views })
@@ -317,93 +351,4 @@ impl Anchors {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::shim;
-    use crate::verify::{on_ranks, rank_gangs};
-
-    /// The loss as SimCLR v1 writes it, with a graph.
-    fn plain(u: &Tensor, spec: &NtXentSpec) -> Tensor {
-        let rows = u.size()[0];
-        let z = if spec.normalize {
-            u / u.norm_scalaropt_dim(2, [1i64].as_slice(), true)
-        } else {
-            u.shallow_clone()
-        };
-        let s = z.matmul(&z.transpose(0, 1)) / spec.temperature;
-        let s = s + Tensor::eye(rows, (u.kind(), u.device())) * -1e300;
-        let partner = (Tensor::arange(rows, (Kind::Int64, u.device())) + rows / 2).remainder(rows);
-        let positive = s.gather(1, &partner.unsqueeze(1), false).squeeze_dim(1);
-        (s.logsumexp([1i64].as_slice(), false) - positive).mean(Kind::Double) * spec.scale
-    }
-
-    #[test]
-    fn ranks_with_uneven_shares_get_the_gradient_of_the_whole() {
-        let pairs = 9;
-        let x = Tensor::arange(2 * pairs * 5, (Kind::Double, tch::Device::Cpu));
-        let rows = (x * 0.7).sin().view([2 * pairs, 5]);
-        let numbers = Vec::<f64>::try_from(rows.flatten(0, -1)).expect("numbers");
-        // Canonical positions in an order that interleaves views.
-        let positions: Vec<i64> = (0..2 * pairs).map(|k| k * 5 % (2 * pairs)).collect();
-        let cuts = [vec![18], vec![11, 7], vec![3, 10, 5], vec![1, 9, 2, 6]];
-        for (temperature, normalize, scale) in
-            [(0.1, true, 1.0), (0.02, true, 2.0), (3.0, false, 1.0)]
-        {
-            let spec = NtXentSpec {
-                temperature,
-                normalize,
-                scale,
-            };
-            let whole = rows.copy().set_requires_grad(true);
-            let loss = plain(&whole, &spec);
-            shim::backward(&[(&loss, &loss.ones_like())]).expect("backward");
-            let expected = whole.grad();
-            for shares in &cuts {
-                let order = RowOrder::new(shares.clone(), positions.clone()).expect("an order");
-                let ranks = rank_gangs(shares.len()).expect("gangs");
-                let results = on_ranks(ranks, |gang| {
-                    let own = Tensor::from_slice(order.of_rank(gang.rank().get() as usize));
-                    let mine = Tensor::from_slice(&numbers);
-                    let local = mine.view([2 * pairs, 5]).index_select(0, &own);
-                    let found =
-                        nt_xent(&local, &spec, &order, gang.statistics.as_ref()).expect("a loss");
-                    (found.loss, own, found.gradient)
-                });
-                for (value, own, gradient) in results.expect("no panic") {
-                    assert!(
-                        (value - loss.double_value(&[])).abs() < 1e-12 * value.abs().max(1.0),
-                        "{spec:?} {shares:?}"
-                    );
-                    let expected = expected.index_select(0, &own);
-                    let error = (&gradient - &expected).norm().double_value(&[]);
-                    let scale = expected.norm().double_value(&[]).max(1e-3 / temperature);
-                    assert!(
-                        error < 1e-12 * scale,
-                        "{spec:?} {shares:?}: {}",
-                        error / scale
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_row_of_zeros_has_a_finite_gradient() {
-        let u = Tensor::zeros([4, 3], (Kind::Float, tch::Device::Cpu));
-        let spec = NtXentSpec {
-            temperature: 0.1,
-            normalize: true,
-            scale: 1.0,
-        };
-        let gang = crate::collective::solo::gang();
-        let order = RowOrder::single(4).expect("an order");
-        let found = nt_xent(&u, &spec, &order, gang.statistics.as_ref()).expect("a loss");
-        assert!((found.loss - 3f64.ln()).abs() < 1e-6, "{}", found.loss);
-        assert!(
-            Vec::<f32>::try_from(found.gradient.flatten(0, -1))
-                .expect("numbers")
-                .iter()
-                .all(|g| g.is_finite())
-        );
-    }
-}
+mod tests;

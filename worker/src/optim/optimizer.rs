@@ -1,16 +1,22 @@
-use diptych_common::spec::{OptimizerSpec, Rule};
+use diptych_common::spec::{MomentumKind, OptimizerSpec, Rule};
 use tch::Tensor;
 
-use crate::device::{StepError, shim};
+use super::Pace;
+use crate::device::StepError;
+use crate::device::update::{self, AdamNumbers, AdamTensors, Momentum, StepNumbers, StepTensors};
 use crate::encode::Role;
 use crate::project::{Model, NamedTensor, StateRole};
 use crate::reduce::Buckets;
 
-/// LARS or Nesterov SGD with their momentum, for what a model trains.
+/// LARS, Nesterov SGD or AdamW with what they remember, for what a model trains.
 ///
-/// Both keep the learning rate inside the momentum, as the official code: with `d = rate · (g + decay · w)`,
+/// LARS and SGD keep the learning rate inside the momentum, as the official code: with `d = rate · (g + decay · w)`,
 /// `v ← momentum · v + d`, then LARS (classic momentum) `w ← w − v`, SGD (Nesterov) `w ← w − (momentum · v + d)`.
-/// LARS multiplies the rate by `η‖w‖/‖g + decay · w‖` (You et al. 2017), 1 where either norm is zero.
+/// LARS multiplies the rate by `η‖w‖/‖g + decay · w‖` (You et al. 2017), 1 where either norm is zero. With popular
+/// momentum `v ← momentum · v + g + decay · w`, and `w ← w − rate · η‖w‖/‖v‖ · v`.
+///
+/// AdamW (Loshchilov and Hutter 2019), in its step t: `w ← (1 − rate · decay) w`, `m ← β₁m + (1 − β₁)g`,
+/// `s ← β₂s + (1 − β₂)g²`, `w ← w − rate · m̂/(√ŝ + ε)` with `m̂ = m/(1 − β₁ᵗ)` and `ŝ = s/(1 − β₂ᵗ)`.
 ///
 /// | | weight decay | adapted by LARS |
 /// |---|---|---|
@@ -23,12 +29,13 @@ use crate::reduce::Buckets;
 /// the same gradient.
 #[derive(Debug)]
 pub struct Optimizer {
-    trust_coefficient: f64,
-    momentum: f64,
-    nesterov: bool,
+    rule: Rule,
     names: Vec<String>,
     weights: Vec<Tensor>,
+    /// Momentum, or AdamW's means of gradients.
     velocities: Vec<Tensor>,
+    /// AdamW's means of squared gradients; empty for the others.
+    squares: Vec<Tensor>,
     decay: Vec<f64>,
     adapt: Vec<u8>,
 }
@@ -36,35 +43,34 @@ pub struct Optimizer {
 // === impl Optimizer ===
 
 impl Optimizer {
-    /// Momentum starts at 0.
+    /// What it remembers starts at 0.
     ///
     /// # Errors
     /// [`StepError::Torch`], for example out of memory.
     pub fn new(spec: &OptimizerSpec, model: &Model) -> Result<Self, StepError> {
-        let (trust_coefficient, lars) = match spec.rule {
-            Rule::Lars { trust_coefficient } => (trust_coefficient, true),
-            Rule::Sgd => (1.0, false),
-        };
+        let lars = matches!(spec.rule, Rule::Lars { .. });
         let decays = |role| match role {
             Role::Weight | Role::Classifier => true,
-            Role::Bias => !lars,
+            Role::Bias => matches!(spec.rule, Rule::Sgd { .. }),
             Role::Norm => false,
         };
         let mut new = Self {
-            trust_coefficient,
-            momentum: spec.momentum,
-            nesterov: !lars,
+            rule: spec.rule,
             names: Vec::new(),
             weights: Vec::new(),
             velocities: Vec::new(),
+            squares: Vec::new(),
             decay: Vec::new(),
             adapt: Vec::new(),
         };
         for parameter in model.trained() {
+            let weight = parameter.tensor.f_detach()?;
             new.names.push(parameter.name.clone());
-            new.velocities
-                .push(parameter.tensor.f_detach()?.f_zeros_like()?);
-            new.weights.push(parameter.tensor.f_detach()?);
+            new.velocities.push(weight.f_zeros_like()?);
+            if matches!(spec.rule, Rule::AdamW { .. }) {
+                new.squares.push(weight.f_zeros_like()?);
+            }
+            new.weights.push(weight);
             new.decay.push(if decays(parameter.role) {
                 spec.weight_decay
             } else {
@@ -85,46 +91,108 @@ impl Optimizer {
         &mut self,
         model: &mut Model,
         buckets: &Buckets,
-        rate: f64,
+        pace: Pace,
     ) -> Result<(), StepError> {
         self.check_finite(buckets)?;
-        let _ = self.update(buckets.gradients(), rate, false)?;
+        let _ = self.update(buckets.gradients(), pace, false)?;
         model.commit_statistics()
     }
 
-    /// Momentum, live, as `momentum.{name}`.
+    /// What it remembers, live: `momentum.{name}`, and under AdamW `square.{name}` too.
     pub fn named_tensors(&self) -> Vec<NamedTensor> {
-        let named = self.names.iter().zip(&self.velocities);
-        named
-            .map(|(name, velocity)| NamedTensor {
-                name: format!("momentum.{name}"),
-                role: StateRole::Momentum,
-                tensor: velocity.shallow_clone(),
-            })
-            .collect()
+        let named = |prefix: &'static str, role: StateRole, tensors: &[Tensor]| {
+            let named = self.names.iter().zip(tensors);
+            let live = named.map(|(name, tensor)| NamedTensor {
+                name: format!("{prefix}.{name}"),
+                role,
+                tensor: tensor.shallow_clone(),
+            });
+            live.collect::<Vec<_>>()
+        };
+        let mut all = named("momentum", StateRole::Momentum, &self.velocities);
+        all.extend(named("square", StateRole::State, &self.squares));
+        all
     }
 
-    /// The update alone; returns the trust ratios.
-    fn update(&self, gradients: &[Tensor], rate: f64, foreach: bool) -> Result<Tensor, StepError> {
-        let tensors = shim::StepTensors {
+    /// The update alone; returns the trust ratios, of LARS and SGD. `foreach` takes the path of devices without a
+    /// kernel of ours.
+    fn update(
+        &self,
+        gradients: &[Tensor],
+        pace: Pace,
+        foreach: bool,
+    ) -> Result<Option<Tensor>, StepError> {
+        let (trust_coefficient, momentum, kind) = match self.rule {
+            Rule::Lars {
+                trust_coefficient,
+                momentum,
+                kind,
+            } => {
+                let kind = match kind {
+                    MomentumKind::Classic => Momentum::Classic,
+                    MomentumKind::Popular => Momentum::Popular,
+                };
+                (trust_coefficient, momentum, kind)
+            }
+            Rule::Sgd { momentum } => (1.0, momentum, Momentum::Nesterov),
+            Rule::AdamW {
+                beta1,
+                beta2,
+                epsilon,
+            } => {
+                let numbers = |decay| AdamNumbers {
+                    rate: pace.rate,
+                    beta1,
+                    beta2,
+                    epsilon,
+                    decay,
+                    step: pace.step + 1,
+                };
+                self.adamw(gradients, numbers)?;
+                return Ok(None);
+            }
+        };
+        let tensors = StepTensors {
             weights: &self.weights,
             gradients,
             velocities: &self.velocities,
             decay: &self.decay,
             adapt: &self.adapt,
         };
-        let (momentum, trust_coefficient, nesterov) =
-            (self.momentum, self.trust_coefficient, self.nesterov);
-        Ok(shim::step(
-            &tensors,
-            shim::StepNumbers {
-                rate,
-                momentum,
-                trust_coefficient,
-                nesterov,
-                foreach,
-            },
-        )?)
+        let numbers = StepNumbers {
+            rate: pace.rate,
+            momentum,
+            trust_coefficient,
+            kind,
+            foreach,
+        };
+        Ok(Some(update::step(&tensors, numbers)?))
+    }
+
+    /// One call for the tensors that decay and one for the rest.
+    fn adamw(
+        &self,
+        gradients: &[Tensor],
+        numbers: impl Fn(f64) -> AdamNumbers,
+    ) -> Result<(), StepError> {
+        let decays: Vec<bool> = self.decay.iter().map(|decay| *decay > 0.0).collect();
+        for wanted in [true, false] {
+            let part = |tensors: &[Tensor]| -> Vec<Tensor> {
+                let both = tensors.iter().zip(&decays);
+                both.filter(|(_, decays)| **decays == wanted)
+                    .map(|(tensor, _)| tensor.shallow_clone())
+                    .collect()
+            };
+            let tensors = AdamTensors {
+                weights: part(&self.weights),
+                gradients: part(gradients),
+                means: part(&self.velocities),
+                squares: part(&self.squares),
+            };
+            let decay = self.decay.iter().copied().fold(0.0, f64::max);
+            update::adamw(&tensors, numbers(if wanted { decay } else { 0.0 }))?;
+        }
+        Ok(())
     }
 
     fn check_finite(&self, buckets: &Buckets) -> Result<(), StepError> {
@@ -151,108 +219,4 @@ fn is_finite(tensor: &Tensor) -> Result<bool, StepError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use diptych_common::spec::{Depth, EncoderSpec, Precision, Scaling, Stem};
-    use tch::{Kind, no_grad};
-
-    use super::*;
-    use crate::device::Compute;
-    use crate::project::{ModelSpec, Reader};
-
-    fn optimizer(nesterov: bool) -> Optimizer {
-        let weight = |n: i64, phase: f64| {
-            (Tensor::arange(n, (Kind::Float, tch::Device::Cpu)) * 0.3 + phase).sin()
-        };
-        let weights = vec![
-            weight(70_001, 0.0),
-            weight(12, 1.0).view([3, 4]),
-            Tensor::zeros([5], (Kind::Float, tch::Device::Cpu)),
-        ];
-        Optimizer {
-            trust_coefficient: 0.001,
-            momentum: 0.9,
-            nesterov,
-            names: ["a", "b", "c"].map(str::to_owned).to_vec(),
-            velocities: weights.iter().map(Tensor::zeros_like).collect(),
-            weights,
-            decay: vec![1e-2, 0.0, 1e-2],
-            adapt: vec![1, 0, 1],
-        }
-    }
-
-    #[test]
-    fn every_role_decays_and_adapts_as_the_official_code_has_it() {
-        let reader = Reader {
-            layer: 0,
-            classes: 3,
-        };
-        let model = Model::new(
-            &ModelSpec {
-                classifier: Some(reader),
-                beside: vec![reader],
-                probe: Some(reader),
-                ..ModelSpec::bare(EncoderSpec {
-                    width: 1.0 / 16.0,
-                    stem: Stem::Cifar,
-                    ..EncoderSpec::torchvision(Depth::D18)
-                })
-            },
-            1,
-            Compute::cpu(Precision::Fp32),
-        )
-        .expect("a model");
-        let lars = Rule::Lars {
-            trust_coefficient: 0.001,
-        };
-        for (rule, bias_decays, adapted) in [(lars, 0.0, 1), (Rule::Sgd, 0.1, 0)] {
-            let spec = OptimizerSpec {
-                rule,
-                learning_rate: 1.0,
-                scaling: Scaling::None,
-                warmup_epochs: 0.0,
-                momentum: 0.9,
-                weight_decay: 0.1,
-            };
-            let optimizer = Optimizer::new(&spec, &model).expect("an optimiser");
-            let of = |name: &str| {
-                let place = optimizer.names.iter().position(|own| own == name);
-                let place = place.expect("is trained");
-                (optimizer.decay[place], optimizer.adapt[place])
-            };
-            assert_eq!(of("conv1.weight"), (0.1, adapted));
-            assert_eq!(of("fc.weight"), (0.1, 0));
-            assert_eq!(of("fc_at.0.weight"), (0.1, 0));
-            assert_eq!(of("probe.weight"), (0.1, 0));
-            assert_eq!(of("fc.bias"), (bias_decays, 0));
-            assert_eq!(of("bn1.weight"), (0.0, 0));
-            assert_eq!(of("bn1.bias"), (0.0, 0));
-        }
-    }
-
-    #[test]
-    fn the_fused_update_equals_the_one_for_other_devices() {
-        for nesterov in [false, true] {
-            let (fused, foreach) = (optimizer(nesterov), optimizer(nesterov));
-            for step in 1..4 {
-                let gradients: Vec<Tensor> = fused
-                    .weights
-                    .iter()
-                    .map(|w| (w * f64::from(step) + 0.1).cos())
-                    .collect();
-                let one = fused.update(&gradients, 0.7, false).expect("a step");
-                let other = no_grad(|| foreach.update(&gradients, 0.7, true)).expect("a step");
-                assert!(
-                    (one - &other).abs().max().double_value(&[])
-                        < 1e-6 * other.max().double_value(&[])
-                );
-                for (a, b) in fused.weights.iter().zip(&foreach.weights) {
-                    assert!((a - b).abs().max().double_value(&[]) < 2e-6);
-                }
-            }
-            assert!(
-                fused.weights[2].abs().max().double_value(&[]) > 0.0,
-                "a zero weight moves at the full rate"
-            );
-        }
-    }
-}
+mod tests;

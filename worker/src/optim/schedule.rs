@@ -12,6 +12,15 @@ pub struct Schedule {
     total_steps: u64,
 }
 
+/// A step that is about to be committed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Steps committed before it.
+    pub step: u64,
+    /// Its learning rate.
+    pub rate: f64,
+}
+
 // === impl Schedule ===
 
 impl Schedule {
@@ -45,6 +54,12 @@ impl Schedule {
     /// Steps of the phase: `floor(examples · epochs / batch) + 1`, or as the spec says.
     pub fn total_steps(&self) -> u64 {
         self.total_steps
+    }
+
+    /// Step `step`, counted from 0, with its rate.
+    pub fn pace(&self, step: u64) -> Pace {
+        let rate = self.rate(step);
+        Pace { step, rate }
     }
 
     /// The rate of step `step`, counted from 0: the first of a warm-up is 0.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription, export};
+use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription, Role, export};
 use diptych_common::digest::Digest;
 use diptych_common::ids::PhaseName;
 use diptych_common::spec::{HeadLayers, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source};
@@ -226,9 +226,11 @@ pub fn input<'a>(
 /// As [`load::load`].
 pub fn network_of(storage: &Storage, checkpoint: &CheckpointRef) -> Result<Loaded, PhaseError> {
     load::load(storage, checkpoint, |tensor| {
-        !["momentum.", "probe.", "fc_at."]
-            .iter()
-            .any(|beside| tensor.name.starts_with(beside))
+        let network = matches!(tensor.role, Role::Weight | Role::Statistic);
+        network
+            && !["probe.", "fc_at."]
+                .iter()
+                .any(|beside| tensor.name.starts_with(beside))
     })
 }
 

@@ -101,32 +101,44 @@ pub fn nearest_neighbours(
     let (queries, labels) = features(model, data, reading, gang)?;
     let (queries, labels) = (gather(&queries, channel)?, gather(&labels, channel)?);
     let k = i64::from(knn.k).min(bank.len() as i64);
-    let mut found = knn::nearest(&bank_rows, &bank_labels, &queries, k)?;
-    if gang.world() > 1 {
-        let missing = k - found.cosine.size()[1];
-        let pad = |tensor: &Tensor, value: f64| tensor.f_pad([0, missing], "constant", value);
-        let shares = vec![queries.size()[0]; gang.world()];
-        // A share with fewer than k rows is filled up with neighbours that have no weight.
-        let cosine = channel.all_gather(
-            &pad(&found.cosine, f64::NEG_INFINITY)?.f_contiguous()?,
-            &shares,
-        )?;
-        let label = channel.all_gather(&pad(&found.label, 0.0)?.f_contiguous()?, &shares)?;
-        let parts: Vec<Neighbours> = cosine
-            .f_split(queries.size()[0], 0)?
-            .into_iter()
-            .zip(label.f_split(queries.size()[0], 0)?)
-            .map(|(cosine, label)| Neighbours { cosine, label })
-            .collect();
-        found = knn::merge(&parts, k)?;
-    }
     let classes = bank.index().classes().len() as i64;
-    let votes = knn::vote(&found, knn.temperature, classes)?;
-    let right = votes
-        .f_eq_tensor(&labels)?
-        .f_sum(Kind::Int64)?
-        .f_int64_value(&[])?;
-    Ok(right as f64 / labels.size()[0].max(1) as f64)
+    let count = labels.size()[0];
+    let mut right = 0;
+    // Tile by tile: no rank holds all queries' neighbours, let alone all similarities.
+    for start in (0..count).step_by(knn::QUERY_TILE as usize) {
+        let rows = knn::QUERY_TILE.min(count - start);
+        let tile = queries.f_narrow(0, start, rows)?;
+        let own = knn::nearest(&bank_rows, &bank_labels, &tile, k)?;
+        let found = everybodys(own, k, channel)?;
+        let votes = knn::vote(&found, knn.temperature, classes)?;
+        right += votes
+            .f_eq_tensor(&labels.f_narrow(0, start, rows)?)?
+            .f_sum(Kind::Int64)?
+            .f_int64_value(&[])?;
+    }
+    Ok(right as f64 / count.max(1) as f64)
+}
+
+/// The `k` best of all ranks' shares of the bank, for the same queries.
+fn everybodys(own: Neighbours, k: i64, channel: &dyn Collective) -> Result<Neighbours, PhaseError> {
+    let world = channel.world();
+    if world == 1 {
+        return Ok(own);
+    }
+    let (rows, missing) = (own.cosine.size()[0], k - own.cosine.size()[1]);
+    let pad = |tensor: &Tensor, value: f64| tensor.f_pad([0, missing], "constant", value);
+    let shares = vec![rows; world];
+    // A share with fewer than k rows is filled up with neighbours that have no weight.
+    let cosine = pad(&own.cosine, f64::NEG_INFINITY)?.f_contiguous()?;
+    let cosine = channel.all_gather(&cosine, &shares)?;
+    let label = channel.all_gather(&pad(&own.label, 0.0)?.f_contiguous()?, &shares)?;
+    let parts: Vec<Neighbours> = cosine
+        .f_split(rows, 0)?
+        .into_iter()
+        .zip(label.f_split(rows, 0)?)
+        .map(|(cosine, label)| Neighbours { cosine, label })
+        .collect();
+    Ok(knn::merge(&parts, k)?)
 }
 
 /// Unit features and labels of this rank's share.

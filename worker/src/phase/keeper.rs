@@ -1,6 +1,6 @@
 //! Saves of one attempt: this rank's parts, on rank 0 the manifests, and what the coordinator has committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use super::task::Values;
 use super::{Learner, PhaseError};
 use crate::checkpoint::flat::describe;
 use crate::checkpoint::{FileLayout, Saved, Saver};
-use crate::trainer::{Command, Control, Report};
+use crate::trainer::{Command, Control, Measurement, Report};
 
 /// Longest wait before commands, outcomes and the abort are looked at again.
 const TURN: Duration = Duration::from_millis(20);
@@ -44,8 +44,10 @@ pub struct Keeper {
     saver: Saver,
     results: BTreeMap<Step, BTreeMap<String, f64>>,
     committed: Option<Step>,
-    /// The phase's last save, which must succeed, once it has begun.
-    last: Option<Step>,
+    /// Saves that must succeed: the phase's last, and the best so far where the spec asks for it.
+    needed: BTreeSet<Step>,
+    /// Saves that were the best so far.
+    best: BTreeSet<Step>,
     age: Age,
 }
 
@@ -97,7 +99,8 @@ impl Keeper {
             saver,
             results,
             committed: None,
-            last: None,
+            needed: BTreeSet::new(),
+            best: BTreeSet::new(),
             age: Age {
                 since: Instant::now(),
                 before: assignment.unsaved,
@@ -115,12 +118,38 @@ impl Keeper {
         self.saver.busy()
     }
 
-    /// As [`Keeper::save`], for the last step of the phase: where this save fails, the attempt does.
+    /// As [`Keeper::save`], for the last step of the phase: where this save fails, the attempt does. `best` says whether
+    /// it is the best so far, too.
     ///
     /// # Errors
     /// As [`Keeper::save`].
-    pub fn save_last(&mut self, learner: &Learner, results: &Values) -> Result<(), PhaseError> {
-        self.last = Some(learner.step);
+    pub fn save_last(
+        &mut self,
+        learner: &Learner,
+        results: &Values,
+        best: bool,
+    ) -> Result<(), PhaseError> {
+        self.needed.insert(learner.step);
+        if best {
+            self.best.insert(learner.step);
+        }
+        self.save(learner, results)
+    }
+
+    /// As [`Keeper::save`], for the best state so far: waits for the save before it, and where this one fails, the
+    /// attempt does.
+    ///
+    /// # Errors
+    /// As [`Keeper::save`] and [`Keeper::attend`].
+    pub fn save_best(
+        &mut self,
+        learner: &Learner,
+        results: &Values,
+        control: &Control,
+    ) -> Result<(), PhaseError> {
+        self.drain(control)?;
+        self.needed.insert(learner.step);
+        self.best.insert(learner.step);
         self.save(learner, results)
     }
 
@@ -148,7 +177,7 @@ impl Keeper {
     /// reported too, and a later one is hoped for.
     ///
     /// # Errors
-    /// The failure of the phase's last save, or an abort.
+    /// The failure of a save that must succeed, or an abort.
     pub fn attend(&mut self, control: &Control) -> Result<(), PhaseError> {
         control.check()?;
         while let Some(command) = control.try_command() {
@@ -199,6 +228,8 @@ impl Keeper {
             Command::Committed(checkpoint) => {
                 self.committed = Some(checkpoint.step);
                 self.results.retain(|step, _| *step >= checkpoint.step);
+                self.needed.retain(|step| *step > checkpoint.step);
+                self.best.retain(|step| *step > checkpoint.step);
                 Ok(())
             }
         }
@@ -249,14 +280,33 @@ impl Keeper {
                 step,
                 objects: vec![object],
             },
-            Saved::Manifest(checkpoint) => Report::ManifestWritten(checkpoint),
-            Saved::Failed { step, error } if self.last == Some(step) => return Err(error.into()),
+            Saved::Manifest(checkpoint) => Report::ManifestWritten {
+                best: self.best_results(checkpoint.step),
+                checkpoint,
+            },
+            Saved::Failed { step, error } if self.needed.contains(&step) => {
+                return Err(error.into());
+            }
             Saved::Failed { step, error } => Report::Notice {
                 kind: "save_failed",
                 message: format!("step {step}: {error}; training goes on to the next save"),
             },
         });
         Ok(())
+    }
+
+    /// The results of a save, if it was the best so far.
+    fn best_results(&self, step: Step) -> Option<Vec<Measurement>> {
+        let results = self
+            .results
+            .get(&step)
+            .filter(|_| self.best.contains(&step))?;
+        let results = results.iter().map(|(name, value)| Measurement {
+            step,
+            name: name.clone(),
+            value: *value,
+        });
+        Some(results.collect())
     }
 
     fn key(&self, step: Step) -> CheckpointKey {

@@ -1,13 +1,13 @@
 //! The k-nearest-neighbour classifier on features (Wu et al. 2018, §3.4): the k training images with the largest
 //! cosine vote for their class with weight `exp(cosine / temperature)`.
 //!
-//! The bank stays where it was computed: every rank searches its own share for all queries, and the shares'
-//! neighbours are merged, so no rank ever holds the whole bank or the whole similarity matrix.
+//! The bank stays where it was computed: every rank searches its own share for a tile of queries after the other, and
+//! the shares' neighbours are merged, so no rank ever holds the whole bank or the whole similarity matrix.
 
 use tch::{Kind, Tensor};
 
 /// Queries compared at once.
-const QUERY_TILE: i64 = 1024;
+pub const QUERY_TILE: i64 = 1024;
 /// Bank rows compared at once.
 const BANK_TILE: i64 = 8192;
 
@@ -22,32 +22,12 @@ pub struct Neighbours {
 
 /// The `k` best matches of each of `queries` in the bank, or all of a smaller bank.
 ///
-/// `bank` is `[rows, d]` and `queries` is `[q, d]`, both with unit rows; `labels` is `[rows]`, int64.
+/// `bank` is `[rows, d]` and `tile` is `[q, d]`, at most [`QUERY_TILE`] of the queries, both with unit rows; `labels` is
+/// `[rows]`, int64. The bank is compared in tiles, too.
 ///
 /// # Errors
 /// Fails only where libtorch does.
 pub fn nearest(
-    bank: &Tensor,
-    labels: &Tensor,
-    queries: &Tensor,
-    k: i64,
-) -> Result<Neighbours, tch::TchError> {
-    let rows = queries
-        .f_split(QUERY_TILE, 0)?
-        .into_iter()
-        .map(|tile| nearest_of_tile(bank, labels, &tile, k));
-    let (cosines, labels): (Vec<_>, Vec<_>) = rows
-        .collect::<Result<Vec<_>, _>>()?
-        .into_iter()
-        .map(|found| (found.cosine, found.label))
-        .unzip();
-    Ok(Neighbours {
-        cosine: Tensor::f_cat(&cosines, 0)?,
-        label: Tensor::f_cat(&labels, 0)?,
-    })
-}
-
-fn nearest_of_tile(
     bank: &Tensor,
     labels: &Tensor,
     tile: &Tensor,

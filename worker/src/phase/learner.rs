@@ -9,6 +9,8 @@ use tch::Tensor;
 
 use super::PhaseError;
 use super::blueprint::Blueprint;
+use super::judge::Judge;
+use crate::backward::Memory;
 use crate::device::{Compute, StepError};
 use crate::optim::{Optimizer, Schedule};
 use crate::project::{Model, NamedTensor, StateError, Trained};
@@ -19,6 +21,10 @@ use crate::reduce::Buckets;
 pub struct Learner {
     /// The network.
     pub model: Model,
+    /// The memory of a pretraining that asks for one.
+    pub memory: Option<Memory>,
+    /// What evaluations have decided so far.
+    pub judge: Judge,
     /// The learning rate of every step.
     pub schedule: Schedule,
     /// Steps committed.
@@ -47,21 +53,32 @@ impl Learner {
         if matches!(phase.kind, PhaseKind::LinearEval(_)) {
             model.train(Trained::Classifiers)?;
         }
+        let memory = match &phase.kind {
+            PhaseKind::Pretrain(pretrain) => pretrain.memory,
+            PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) | PhaseKind::Distill(_) => None,
+        };
+        let memory = memory
+            .map(|spec| Memory::new(&spec, &model, &blueprint.model, phase.batch))
+            .transpose()?;
         let spec: &OptimizerSpec = &phase.optimizer;
         let optimizer = Optimizer::new(spec, &model)?;
         let schedule = Schedule::new(spec, phase.length, examples, phase.batch);
         Ok(Self {
             model,
+            memory,
+            judge: Judge::new(phase),
             schedule,
             step: Step::new(0),
             optimizer,
         })
     }
 
-    /// Weights, running statistics and momentum, live.
+    /// Weights, running statistics, momentum, memory and what evaluations decided, live.
     pub fn state(&self) -> Vec<NamedTensor> {
         let mut state = self.model.named_tensors();
         state.extend(self.optimizer.named_tensors());
+        state.extend(self.memory.iter().flat_map(Memory::named_tensors));
+        state.extend(self.judge.named_tensors());
         state
     }
 
@@ -95,8 +112,11 @@ impl Learner {
         self.schedule.rate(self.step.get())
     }
 
-    /// Steps of the whole phase.
+    /// The step at which the phase ends: the schedule's last, or this one where evaluations have ended it early.
     pub fn total(&self) -> Step {
+        if self.judge.has_stopped() {
+            return self.step;
+        }
         Step::new(self.schedule.total_steps())
     }
 
@@ -105,16 +125,29 @@ impl Learner {
     /// # Errors
     /// [`PhaseError::NonFinite`]; nothing has changed then.
     pub fn commit(&mut self, buckets: &Buckets) -> Result<(), PhaseError> {
-        let rate = self.rate();
-        let done = self.optimizer.commit(&mut self.model, buckets, rate);
+        let pace = self.schedule.pace(self.step.get());
+        let mut done = self.optimizer.commit(&mut self.model, buckets, pace);
+        if done.is_ok()
+            && let Some(memory) = &mut self.memory
+        {
+            done = memory.commit(self.step.get());
+        }
         done.map_err(|error| self.give_up(error))?;
         self.step = self.step.next();
         Ok(())
     }
 
+    /// Forgets what a step that is given up has staged.
+    pub fn discard_step(&mut self) {
+        self.model.discard_step();
+        if let Some(memory) = &mut self.memory {
+            memory.discard_step();
+        }
+    }
+
     /// Forgets a step that failed, and says why.
     pub fn give_up(&mut self, error: StepError) -> PhaseError {
-        self.model.discard_step();
+        self.discard_step();
         match error {
             StepError::NonFinite { tensor } => PhaseError::NonFinite {
                 tensor,

@@ -41,7 +41,10 @@ impl LinearEval {
     /// `name` of the phase's own classifier, and where there are several, `name@layer` of each.
     fn values(&self, name: &str, of_each: &[f64]) -> Values {
         let own = of_each.first();
-        let mut values: Values = own.map(|value| measured(name.to_owned(), *value)).into_iter().collect();
+        let mut values: Values = own
+            .map(|value| measured(name.to_owned(), *value))
+            .into_iter()
+            .collect();
         if self.layers.len() > 1 {
             let each = self.layers.iter().zip(of_each);
             values.extend(each.map(|(layer, value)| measured(format!("{name}@{layer}"), *value)));

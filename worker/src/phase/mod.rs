@@ -19,6 +19,7 @@ pub mod evaluation; // accuracy and neighbours over all ranks
 pub mod tally; // counts of an evaluation
 pub mod knn; // the nearest-neighbour classifier
 pub mod cadence; // when to save and to evaluate
+pub mod judge; // what evaluations decide: early stop, the best checkpoint
 pub mod keeper; // saves, manifests, commits
 pub mod train_loop; // the one loop
 #[cfg(test)]

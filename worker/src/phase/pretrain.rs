@@ -1,4 +1,4 @@
-//! Contrastive pretraining: two views, NT-Xent over the whole batch, a linear probe on stopped gradients.
+//! Contrastive pretraining: two views, NT-Xent over the whole batch and the memory, a linear probe on stopped gradients.
 
 use diptych_common::ids::Rank;
 use diptych_common::spec::PretrainSpec;
@@ -43,9 +43,17 @@ impl Task for Pretrain {
         batches: &[MicroBatch],
         gang: &Gang,
     ) -> Result<Values, StepError> {
+        let queue = match &learner.memory {
+            Some(memory) => {
+                memory.stage(batches, &self.order, gang)?;
+                Some(memory.rows(learner.step.get())?)
+            }
+            None => None,
+        };
         let step = Contrastive {
             loss: &self.spec.loss,
             order: &self.order,
+            queue: queue.as_ref(),
             gang,
         };
         let found = contrastive_step(&learner.model, buckets, batches, &step)?;

@@ -83,6 +83,17 @@ pub fn problems(
         )));
     }
     let pretrain = matches!(phase.kind, PhaseKind::Pretrain(_));
+    for (path, metric) in phase.judged_by().filter(|_| pretrain) {
+        let bare = [Some(train), eval].into_iter().flatten();
+        for split in bare.filter(|split| split.classes.is_none()) {
+            problems.push(PhaseError::Refused(format!(
+                "phase {}: data {:?} has no labels, so that {} cannot be measured, which {path} names",
+                phase.name,
+                split.name.as_str(),
+                metric.name()
+            )));
+        }
+    }
     if let Some(eval) = eval.filter(|eval| eval.classes.is_none() && !pretrain) {
         problems.push(PhaseError::Refused(format!(
             "phase {}: data {:?} has no labels, so nothing can be evaluated on it",

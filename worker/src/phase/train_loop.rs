@@ -56,7 +56,7 @@ impl Prepared {
             steps: 0,
             step_s: 0.0,
         };
-        while self.learner.step < total {
+        while self.learner.step < self.learner.total() {
             keeper.attend(control)?;
             let rows = self.batches.next()?;
             let mut bad = rows.bad;
@@ -72,7 +72,7 @@ impl Prepared {
                 .step(&self.learner, &mut buckets, &rows.rows, &gang);
             let mut values = found.map_err(|error| self.learner.give_up(error))?;
             if let Some((tensor, _)) = values.iter().find(|(_, value)| !value.is_finite()) {
-                self.learner.model.discard_step();
+                self.learner.discard_step();
                 return Err(PhaseError::NonFinite {
                     tensor: tensor.to_string(),
                     step: self.learner.step,
@@ -82,30 +82,37 @@ impl Prepared {
             let agreed = match agree(&gang, due, keeper.busy(), &mut bad_share) {
                 Ok(agreed) => agreed,
                 Err(error) => {
-                    self.learner.model.discard_step();
+                    self.learner.discard_step();
                     return Err(error);
                 }
             };
             self.learner.commit(&buckets)?;
             rate.count();
             let step = self.learner.step;
-            if agreed == Agreed::Save {
-                keeper.save(&self.learner, &values)?;
-            } else if agreed == Agreed::SkipSave && first {
-                let message = format!("step {step}: the last save is still being written");
-                control.report(Report::Notice {
-                    kind: "save_skipped",
-                    message,
-                });
+            // An evaluation comes before a save of its step, which keeps what it decides.
+            let (evaluated, best) = if cadence.evaluate_due(step) {
+                self.evaluate(&gang, control)?
+            } else {
+                (Values::new(), false)
+            };
+            values.extend(evaluated.iter().cloned());
+            match agreed {
+                // The last save follows.
+                _ if self.learner.judge.has_stopped() => {}
+                _ if best => keeper.save_best(&self.learner, &values, control)?,
+                Agreed::Save => keeper.save(&self.learner, &values)?,
+                Agreed::SkipSave if first => {
+                    let message = format!("step {step}: the last save is still being written");
+                    control.report(Report::Notice {
+                        kind: "save_skipped",
+                        message,
+                    });
+                }
+                Agreed::SkipSave | Agreed::GoOn => {}
             }
             values.push(measured("learning_rate", learning_rate));
             if !(step.get().is_multiple_of(every) || step.get() == 1 || step == total) {
-                values.clear();
-            }
-            if cadence.evaluate_due(step) {
-                control.report(Report::Activity(Activity::Evaluating));
-                values.extend(self.task.evaluate(&self.learner, &gang)?);
-                control.report(Report::Activity(Activity::Training));
+                values = evaluated;
             }
             control.report(Report::Progress(Progress {
                 step,
@@ -119,7 +126,21 @@ impl Prepared {
                 },
             }));
         }
+        if let Some(reason) = self.learner.judge.reason().filter(|_| first) {
+            let message = format!("step {}: {reason}", self.learner.step);
+            let kind = "stopped_early";
+            control.report(Report::Notice { kind, message });
+        }
         self.finish(&gang, keeper, control)
+    }
+
+    /// What the network measures as it stands, and whether that is the best so far, where the spec asks.
+    fn evaluate(&mut self, gang: &Gang, control: &Control) -> Result<(Values, bool), PhaseError> {
+        control.report(Report::Activity(Activity::Evaluating));
+        let values = self.task.evaluate(&self.learner, gang)?;
+        let best = self.learner.judge.hear(self.learner.step, &values, gang)?;
+        control.report(Report::Activity(Activity::Training));
+        Ok((values, best))
     }
 
     fn finish(
@@ -129,11 +150,10 @@ impl Prepared {
         control: &Control,
     ) -> Result<(), PhaseError> {
         let step = self.learner.step;
-        control.report(Report::Activity(Activity::Evaluating));
-        let values = self.task.evaluate(&self.learner, gang)?;
+        let (values, best) = self.evaluate(gang, control)?;
         control.report(Report::Activity(Activity::Saving));
         keeper.drain(control)?;
-        keeper.save_last(&self.learner, &values)?;
+        keeper.save_last(&self.learner, &values, best)?;
         let results = if gang.rank() == Rank::new(0) {
             measurements(step, &values)
         } else {

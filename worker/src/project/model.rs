@@ -78,6 +78,12 @@ pub enum StateRole {
     Statistic,
     /// Momentum of the parameter of the same name after `momentum.`.
     Momentum,
+    /// Weight or statistic, of the same name after `ema.`, of the memory's averaged network.
+    Average,
+    /// Rows of the memory's queue.
+    Queue,
+    /// Other numbers that training goes on from.
+    State,
 }
 
 /// Why tensors do not fit a state.
@@ -198,6 +204,12 @@ impl Model {
         self.encoder.features()
     }
 
+    /// Width of the last layer's output.
+    pub fn output(&self) -> i64 {
+        let head = self.head.as_ref().and_then(|head| head.widths().last());
+        head.unwrap_or(self.encoder.features())
+    }
+
     /// Images `[N, 3, H, W]` (see [`Compute::place`]) to the outputs of every layer.
     ///
     /// # Errors
@@ -312,6 +324,22 @@ impl Model {
         self.encoder
             .norms()
             .chain(self.head.iter_mut().flat_map(Head::norms))
+    }
+}
+
+// === impl Outputs ===
+
+impl Outputs {
+    /// The last layer's output.
+    ///
+    /// # Errors
+    /// [`StepError::Shape`] where there is none.
+    pub(crate) fn top(&self) -> Result<&Tensor, StepError> {
+        self.layers.last().ok_or_else(|| StepError::Shape {
+            what: "network outputs",
+            expected: "at least one".to_owned(),
+            got: "none".to_owned(),
+        })
     }
 }
 

@@ -20,7 +20,12 @@ pub enum Report {
         objects: Vec<StoredObject>,
     },
     /// Rank 0: the manifest is in the store.
-    ManifestWritten(CheckpointRef),
+    ManifestWritten {
+        /// The checkpoint.
+        checkpoint: CheckpointRef,
+        /// Its results, where the spec asks for the best checkpoint and this is the best so far.
+        best: Option<Vec<Measurement>>,
+    },
     /// The phase's work is done: last step taken, evaluated, last parts reported.
     Finished {
         /// Steps taken.
@@ -41,7 +46,7 @@ pub enum Report {
     Activity(Activity),
     /// Something that people should know.
     Notice {
-        /// A short word in snake case, e.g. `bad_image`, `save_skipped`, `save_failed`, `fresh_head`.
+        /// A short word in snake case, e.g. `bad_image`, `save_skipped`, `save_failed`, `fresh_head`, `stopped_early`.
         kind: &'static str,
         /// What happened, where.
         message: String,

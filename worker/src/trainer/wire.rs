@@ -251,9 +251,14 @@ impl From<Report> for Event {
                 step: step.get(),
                 objects: objects.into_iter().map(v1::StoredObject::from).collect(),
             }),
-            Report::ManifestWritten(checkpoint) => Self::ManifestWritten(v1::ManifestWritten {
-                checkpoint: Some(checkpoint.into()),
-            }),
+            Report::ManifestWritten { checkpoint, best } => {
+                Self::ManifestWritten(v1::ManifestWritten {
+                    checkpoint: Some(checkpoint.into()),
+                    best: best.map(|results| v1::BestResults {
+                        results: points(results),
+                    }),
+                })
+            }
             Report::Finished { step, results } => Self::Finished(v1::Finished {
                 step: step.get(),
                 results: points(results),

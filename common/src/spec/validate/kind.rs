@@ -1,10 +1,10 @@
 //! What a phase trains: the fields that belong to its kind, and the phases that it builds on.
 
-use super::super::draft::PhaseDraft;
+use super::super::draft::{LossDraft, PhaseDraft};
 use super::super::suggest;
 use super::super::{
     DistillSpec, EncoderSpec, FinetuneSpec, HeadSpec, Knn, LabelledStream, LinearEvalSpec,
-    NtXentSpec, PhaseKind, PretrainSpec, Source,
+    MemorySpec, NtXentSpec, PhaseKind, PretrainSpec, Source,
 };
 use super::check::{At, Check};
 use super::gang::Layout;
@@ -132,7 +132,7 @@ pub(super) fn kind(
     context: Context<'_>,
 ) -> (Option<PhaseKind>, EncoderSpec, u32) {
     match kind {
-        Pretrain => pretrain(check, at, draft, context),
+        Pretrain => pretrain(check, at, draft, layout, context),
         LinearEval | Finetune => supervised(check, at, draft, kind, context),
         Distill => distill(check, at, draft, layout, context),
     }
@@ -142,6 +142,7 @@ fn pretrain(
     check: &mut Check,
     at: &At,
     draft: &PhaseDraft,
+    layout: Layout,
     context: Context<'_>,
 ) -> (Option<PhaseKind>, EncoderSpec, u32) {
     let from = match draft.from.as_deref() {
@@ -166,6 +167,7 @@ fn pretrain(
         evaluate.knn_temperature.unwrap_or(0.1),
         100.0,
     );
+    let memory = memory(check, &loss_at, &loss, layout);
     let loss = NtXentSpec {
         temperature: check.positive(
             &loss_at.field("temperature"),
@@ -195,6 +197,7 @@ fn pretrain(
             encoder: context.encoder.clone(),
             head: context.head.cloned(),
             loss,
+            memory,
             probe: draft.probe,
             probe_layer,
             knn: (k > 0).then_some(Knn {
@@ -204,6 +207,26 @@ fn pretrain(
         })
     });
     (kind, context.encoder.clone(), context.head_layers())
+}
+
+fn memory(check: &mut Check, at: &At, loss: &LossDraft, layout: Layout) -> Option<MemorySpec> {
+    let draft = loss.memory.as_ref()?;
+    let at = at.field("memory");
+    check.require(&at, loss.normalize != Some(false), || {
+        "holds unit rows, which raw ones cannot be compared with: drop it, or `normalize: false`"
+            .to_owned()
+    });
+    let size = draft.size.unwrap_or(1 << 16);
+    let step = 2 * u64::from(layout.batch);
+    check.require(&at.field("size"), u64::from(size) >= step, || {
+        format!("{size} is less than the {step} rows that a step adds (both views of the batch)")
+    });
+    check.count(&at.field("size"), size, 1, 1 << 24);
+    let decay = draft.decay.unwrap_or(0.999);
+    check.require(&at.field("decay"), (0.0..1.0).contains(&decay), || {
+        format!("{decay} is not in 0 ≤ decay < 1: at 1 the average would never move")
+    });
+    Some(MemorySpec { size, decay })
 }
 
 fn supervised(

@@ -9,6 +9,7 @@ mod gang; // devices, lanes, groups
 mod labels; // which labels
 mod layers; // which layers classifiers read
 mod kind; // what a phase trains
+mod judge; // early stop, and which checkpoint is the result
 mod phase; // one phase
 mod job; // all of it
 

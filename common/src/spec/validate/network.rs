@@ -105,9 +105,7 @@ pub(super) fn head(check: &mut Check, at: &At, draft: Option<&HeadDraft>) -> Opt
     });
     let (layers_at, dim_at) = (at.field("layers"), at.field("dim"));
     let layers = match kind {
-        Kind::Nonlinear => {
-            check.count(&layers_at, draft.layers.unwrap_or(2), 1, MAX_HEAD_LAYERS)
-        }
+        Kind::Nonlinear => check.count(&layers_at, draft.layers.unwrap_or(2), 1, MAX_HEAD_LAYERS),
         Kind::Linear | Kind::None => {
             check.require(&layers_at, draft.layers.is_none(), || {
                 "belongs to `kind: nonlinear`: a linear head has one layer, and none has none"

@@ -1,7 +1,7 @@
 //! Optimiser and length.
 
 use super::super::draft::{OptimizerDraft, PhaseDraft};
-use super::super::{Length, OptimizerSpec, Rule, Scaling};
+use super::super::{Length, MomentumKind, OptimizerSpec, Rule, Scaling};
 use super::check::{At, Check};
 
 const MAX_EPOCHS: f64 = 1e6;
@@ -34,22 +34,7 @@ pub(super) fn optimizer(
     draft: &OptimizerDraft,
     length: Length,
 ) -> OptimizerSpec {
-    let lars = check.choice(
-        &at.field("kind"),
-        &draft.kind,
-        &[("lars", true), ("sgd", false)],
-    );
-    let trust_at = at.field("trust_coefficient");
-    let rule = match (lars, draft.trust_coefficient) {
-        (true, trust) => Rule::Lars {
-            trust_coefficient: check.positive(&trust_at, trust.unwrap_or(0.001), 1.0),
-        },
-        (false, None) => Rule::Sgd,
-        (false, Some(_)) => {
-            check.refuse(&trust_at, "belongs to `kind: lars` only");
-            Rule::Sgd
-        }
-    };
+    let rule = rule(check, at, draft);
     let scalings = [
         ("linear", Scaling::Linear),
         ("sqrt", Scaling::Sqrt),
@@ -70,12 +55,6 @@ pub(super) fn optimizer(
             )
         });
     }
-    let momentum = draft.momentum.unwrap_or(0.9);
-    check.require(
-        &at.field("momentum"),
-        (0.0..1.0).contains(&momentum),
-        || format!("{momentum} is not in 0 ≤ momentum < 1"),
-    );
     OptimizerSpec {
         rule,
         learning_rate: check.positive(&at.field("learning_rate"), draft.learning_rate, MAX_RATE),
@@ -83,7 +62,6 @@ pub(super) fn optimizer(
             check.choice(&at.field("scaling"), word, &scalings)
         }),
         warmup_epochs,
-        momentum,
         weight_decay: check.within(
             &at.field("weight_decay"),
             draft.weight_decay.unwrap_or(0.0),
@@ -91,4 +69,70 @@ pub(super) fn optimizer(
             1.0,
         ),
     }
+}
+
+/// The word in `kind:`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Lars,
+    Sgd,
+    AdamW,
+}
+
+fn rule(check: &mut Check, at: &At, draft: &OptimizerDraft) -> Rule {
+    use Word::{AdamW, Lars, Sgd};
+    let words = [("lars", Lars), ("sgd", Sgd), ("adamw", AdamW)];
+    let word = check.choice_or(&at.field("kind"), &draft.kind, &words);
+    let fields: [(&str, bool, &[Word]); 6] = [
+        ("momentum", draft.momentum.is_some(), &[Lars, Sgd]),
+        ("momentum_kind", draft.momentum_kind.is_some(), &[Lars]),
+        (
+            "trust_coefficient",
+            draft.trust_coefficient.is_some(),
+            &[Lars],
+        ),
+        ("beta1", draft.beta1.is_some(), &[AdamW]),
+        ("beta2", draft.beta2.is_some(), &[AdamW]),
+        ("epsilon", draft.epsilon.is_some(), &[AdamW]),
+    ];
+    for (field, given, owners) in fields {
+        if given && word.is_some_and(|word| !owners.contains(&word)) {
+            let owners = words.iter().filter(|(_, word)| owners.contains(word));
+            let owners: Vec<_> = owners.map(|(text, _)| format!("`kind: {text}`")).collect();
+            let message = format!("belongs to {} only", owners.join(" and "));
+            check.refuse(&at.field(field), message);
+        }
+    }
+    let momentum = below_one(check, at, "momentum", draft.momentum.unwrap_or(0.9));
+    match word.unwrap_or(Lars) {
+        Lars => Rule::Lars {
+            trust_coefficient: check.positive(
+                &at.field("trust_coefficient"),
+                draft.trust_coefficient.unwrap_or(0.001),
+                1.0,
+            ),
+            momentum,
+            kind: check.choice(
+                &at.field("momentum_kind"),
+                draft.momentum_kind.as_deref().unwrap_or("classic"),
+                &[
+                    ("classic", MomentumKind::Classic),
+                    ("popular", MomentumKind::Popular),
+                ],
+            ),
+        },
+        Sgd => Rule::Sgd { momentum },
+        AdamW => Rule::AdamW {
+            beta1: below_one(check, at, "beta1", draft.beta1.unwrap_or(0.9)),
+            beta2: below_one(check, at, "beta2", draft.beta2.unwrap_or(0.999)),
+            epsilon: check.positive(&at.field("epsilon"), draft.epsilon.unwrap_or(1e-8), 1.0),
+        },
+    }
+}
+
+fn below_one(check: &mut Check, at: &At, field: &str, value: f64) -> f64 {
+    check.require(&at.field(field), (0.0..1.0).contains(&value), || {
+        format!("{value} is not in 0 ≤ {field} < 1")
+    });
+    value
 }

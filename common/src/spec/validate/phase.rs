@@ -12,7 +12,7 @@ use super::super::{CheckpointSpec, DataSpec, EvaluateSpec, PhaseSpec};
 use super::check::{At, Check};
 use super::gang::{self, Resources};
 use super::kind::{self, Context, Earlier, Kind};
-use super::{augment, network, optim};
+use super::{augment, judge, network, optim};
 
 /// What all phases share.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +55,6 @@ pub(super) fn phase(
         phase: draft.resources.as_ref(),
     };
     let gang = gang::gang(check, at, resources, layout);
-    let checkpoint = checkpoint(check, &at.field("checkpoint"), draft.checkpoint.as_ref());
     let every_epochs = draft
         .evaluate
         .as_ref()
@@ -69,6 +68,11 @@ pub(super) fn phase(
         1.0,
     );
     let (train, eval) = data(check, &at.field("data"), draft, shared);
+    let judge = judge::judge(check, at, draft, word, eval.is_some());
+    let checkpoint = CheckpointSpec {
+        best: judge.best,
+        ..checkpoint(check, &at.field("checkpoint"), draft.checkpoint.as_ref())
+    };
     if let (Some(Kind::Pretrain), Some(limit)) = (
         word,
         train
@@ -109,7 +113,10 @@ pub(super) fn phase(
             micro_batch_groups: layout.micro_batch_groups,
             gang,
             checkpoint,
-            evaluate: EvaluateSpec { every_epochs },
+            evaluate: EvaluateSpec {
+                every_epochs,
+                stop_after: judge.stop_after,
+            },
             max_bad_images,
         })
     })();
@@ -146,6 +153,7 @@ fn checkpoint(check: &mut Check, at: &At, draft: Option<&CheckpointDraft>) -> Ch
         every,
         every_steps: draft.every_steps,
         keep,
+        best: None,
     }
 }
 

@@ -29,10 +29,14 @@ pub(super) struct Ended {
     pub(super) results: BTreeMap<String, f64>,
     pub(super) losses: Vec<f64>,
     pub(super) commits: Vec<CheckpointRef>,
+    /// Steps of those that were the best so far.
+    pub(super) bests: Vec<Step>,
     /// What ranks told people, sorted.
     pub(super) notices: Vec<(&'static str, String)>,
     /// Every measurement, by name, with its step.
     pub(super) history: Vec<(String, u64)>,
+    /// The same, with their values.
+    pub(super) measured: Vec<Measurement>,
 }
 
 /// What a test changes of an attempt.
@@ -129,6 +133,19 @@ impl Job {
         self.spec = spec(self.path(), "fp32", NETWORK, phases);
     }
 
+    /// Takes the labels from a data set: all its images now lie in one folder.
+    pub(super) fn unlabel(&self, set: &str) {
+        let root = self.path().join(set);
+        for class in CLASSES {
+            for file in std::fs::read_dir(root.join(class)).unwrap() {
+                let file = file.unwrap();
+                let name = format!("{class}-{}", file.file_name().to_str().unwrap());
+                std::fs::rename(file.path(), root.join(name)).unwrap();
+            }
+            std::fs::remove_dir(root.join(class)).unwrap();
+        }
+    }
+
     /// Where the images are.
     pub(super) fn path(&self) -> &Path {
         self.directory.path()
@@ -165,8 +182,10 @@ impl Job {
             results: BTreeMap::new(),
             losses: Vec::new(),
             commits: Vec::new(),
+            bests: Vec::new(),
             notices: Vec::new(),
             history: Vec::new(),
+            measured: Vec::new(),
         };
         std::thread::scope(|scope| {
             for (rank, control) in controls.iter().enumerate() {
@@ -263,7 +282,10 @@ fn coordinate(
                     controls[0].give_command(Command::WriteManifest { step, objects });
                 }
             }
-            Ok(Report::ManifestWritten(checkpoint)) => {
+            Ok(Report::ManifestWritten { checkpoint, best }) => {
+                if best.is_some() {
+                    ended.bests.push(checkpoint.step);
+                }
                 let stop = how.stop_after.is_some_and(|step| checkpoint.step >= step);
                 ended.commits.push(checkpoint.clone());
                 for control in controls {
@@ -278,6 +300,7 @@ fn coordinate(
                 ended
                     .history
                     .extend(taken.map(|found| (found.name.clone(), found.step.get())));
+                ended.measured.extend(progress.measurements.clone());
                 let losses = progress
                     .measurements
                     .iter()

@@ -58,7 +58,10 @@ fn classifiers_of_several_layers_are_those_of_each_alone() {
     let values = ["h", "1", "z"];
     for ((results, tensors), (name, value)) in alone.iter().zip(names.iter().zip(values)) {
         for field in ["weight", "bias"] {
-            same(&together[&format!("{name}.{field}")], &tensors[&format!("fc.{field}")]);
+            same(
+                &together[&format!("{name}.{field}")],
+                &tensors[&format!("fc.{field}")],
+            );
         }
         for figure in ["eval_top1", "eval_top5"] {
             assert_eq!(
@@ -67,7 +70,10 @@ fn classifiers_of_several_layers_are_those_of_each_alone() {
                 "{figure} of {value}"
             );
         }
-        assert!(!results.keys().any(|name| name.contains('@')), "{results:?}");
+        assert!(
+            !results.keys().any(|name| name.contains('@')),
+            "{results:?}"
+        );
     }
     assert_eq!(every.results["eval_top1"], every.results["eval_top1@h"]);
     for name in ["loss", "loss@h", "loss@1", "loss@z"] {
@@ -121,16 +127,28 @@ fn whole_pipeline(network: &str, deepest: u32) -> BTreeMap<String, f64> {
 fn every_kind_of_head_and_selective_kernels_go_through_the_pipeline() {
     let narrow = "width: 0.0625, stem: cifar";
     for (network, deepest, figures) in [
-        (format!("encoder: {{depth: 18, {narrow}}}\nhead: {{kind: none}}\n"), 0, vec![]),
+        (
+            format!("encoder: {{depth: 18, {narrow}}}\nhead: {{kind: none}}\n"),
+            0,
+            vec![],
+        ),
         (
             format!("encoder: {{depth: 18, {narrow}}}\nhead: {{kind: linear, dim: 8}}\n"),
             1,
             vec!["eval_top1@h", "eval_top1@z"],
         ),
         (
-            format!("encoder: {{depth: 50, {narrow}, selective_kernel: true}}\nhead: {{layers: 4, dim: 8}}\n"),
+            format!(
+                "encoder: {{depth: 50, {narrow}, selective_kernel: true}}\nhead: {{layers: 4, dim: 8}}\n"
+            ),
             4,
-            vec!["eval_top1@1", "eval_top1@2", "eval_top1@3", "eval_top1@h", "eval_top1@z"],
+            vec![
+                "eval_top1@1",
+                "eval_top1@2",
+                "eval_top1@3",
+                "eval_top1@h",
+                "eval_top1@z",
+            ],
         ),
     ] {
         let results = whole_pipeline(&network, deepest);

@@ -3,6 +3,7 @@
 mod gang; // ranks as threads, and their coordinator
 mod pipeline; // four phases; refusals
 mod saves; // resume; saves that come early or fail
+mod judge; // early stop; the best checkpoint
 mod layers; // heads of every kind; several classifiers at once
 mod imports; // exports that another job goes on from
 mod invariance; // any number of ranks, any micro-batch

@@ -37,7 +37,7 @@ fn four_phases_teach_a_student() {
     }
     assert_eq!(pre.results["probe_top5"], 1.0, "of three classes");
     let linear = job.run(1, 2);
-    assert!(linear.results.contains_key("knn_top1") && linear.results.contains_key("eval_top1"));
+    assert!(linear.results.contains_key("eval_top1") && !linear.results.contains_key("knn_top1"));
     let tune = job.run(2, 1);
     assert!(tune.results["eval_top1"] > 0.6, "{:?}", tune.results);
     assert_eq!(tune.results["eval_top5"], 1.0);
@@ -51,6 +51,31 @@ fn four_phases_teach_a_student() {
         tensors.contains_key("momentum.fc.weight")
             && !tensors.keys().any(|name| name.starts_with("head."))
     );
+}
+
+#[test]
+fn self_distillation_needs_no_labels_and_no_head() {
+    let phases = format!(
+        "  - {{name: tune, kind: finetune, from: random, head_layer: 1, batch: 30, max_bad_images: 0.1, steps: 3, augment: {AUGMENT}, {}}}\n\
+         \x20 - {{name: student, kind: distill, teacher: tune, temperature: 0.1, batch: 20, max_bad_images: 0.1, steps: 3, augment: {AUGMENT}, {}}}\n",
+        sgd(0.05),
+        sgd(0.05),
+    );
+    let mut job = Job::new("fp32", &phases);
+    let teacher = job.run(0, 1);
+    job.unlabel("train");
+    let student = job.run(1, 2);
+    assert!(student.results.contains_key("eval_top1"));
+    let shapes = |ended: &super::gang::Ended| {
+        let tensors = job.tensors(ended.commits.last().unwrap());
+        let wanted = tensors.iter().filter(|(name, _)| {
+            !name.starts_with("momentum.") && !name.starts_with("head.") && *name != "fc.weight"
+        });
+        wanted
+            .map(|(name, tensor)| (name.clone(), tensor.size()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(shapes(&teacher), shapes(&student), "the teacher's encoder");
 }
 
 #[test]

@@ -18,16 +18,18 @@ fn pretrain(steps: u32, fields: &str) -> String {
 /// The whole pipeline's trained phases, each saving every second of six steps.
 fn pipeline() -> String {
     let saves = "steps: 6, checkpoint: {every_steps: 2}";
-    pretrain(6, "checkpoint: {every_steps: 2}")
-        + &format!(
-            "  - {{name: linear, kind: linear_eval, from: pre, head_layer: all, {COMMON}, {saves}, \
-             optimizer: {{kind: sgd, learning_rate: 0.5, scaling: none}}}}\n\
+    pretrain(
+        6,
+        "checkpoint: {every_steps: 2}, loss: {memory: {size: 70, decay: 0.9}}",
+    ) + &format!(
+        "  - {{name: linear, kind: linear_eval, from: pre, head_layer: all, {COMMON}, {saves}, \
+             optimizer: {{kind: adamw, learning_rate: 0.05, scaling: none, weight_decay: 0.01}}}}\n\
              \x20 - {{name: tune, kind: finetune, from: pre, head_layer: 1, labels: {{per_class: 9}}, {COMMON}, {saves}, \
              optimizer: {{kind: sgd, learning_rate: 0.05, scaling: none, weight_decay: 1.0e-4}}}}\n\
              \x20 - {{name: student, kind: distill, teacher: tune, alpha: 0.5, labelled_batch: 12, {COMMON}, {saves}, \
              student: {{depth: 18, width: 0.03125, stem: cifar}}, \
              optimizer: {{kind: lars, learning_rate: 1.0, scaling: none, weight_decay: 1.0e-4}}}}\n"
-        )
+    )
 }
 
 #[test]
@@ -60,7 +62,10 @@ fn every_kind_of_phase_stopped_half_way_goes_on_to_the_same_bits() {
         let whole = job.run(phase, 2);
         let resumed = job.tensors(rest.commits.last().unwrap());
         let whole = job.tensors(whole.commits.last().unwrap());
-        assert!(whole.keys().any(|name| name.starts_with("momentum.")));
+        let kept = |prefix: &str| whole.keys().any(|name| name.starts_with(prefix));
+        assert!(kept("momentum."));
+        assert_eq!(kept("ema.") && kept("memory.queue"), phase == 0);
+        assert_eq!(kept("square."), phase == 1);
         assert!(whole.keys().eq(resumed.keys()));
         for (name, tensor) in &whole {
             assert!(

@@ -45,7 +45,8 @@ fn the_state_is_the_one_that_the_network_description_lists() {
                 ..small(depth, stem, selective_kernel)
             };
             let head = HeadSpec { layers: 3, dim: 12 };
-            let classifiers = [(0, 5), (2, 5), (3, 5)].map(|(layer, classes)| Reader { layer, classes });
+            let classifiers =
+                [(0, 5), (2, 5), (3, 5)].map(|(layer, classes)| Reader { layer, classes });
             let spec = ModelSpec {
                 classifier: Some(classifiers[0]),
                 beside: classifiers[1..].to_vec(),
@@ -121,7 +122,11 @@ fn images(rows: i64, side: i64) -> Tensor {
 
 /// A last norm's zero scale would hide its branch: every scale becomes 1.
 fn open_branches(model: &Model) {
-    for parameter in model.parameters().iter().filter(|p| p.name.ends_with("bn3.weight")) {
+    for parameter in model
+        .parameters()
+        .iter()
+        .filter(|p| p.name.ends_with("bn3.weight"))
+    {
         let _ = no_grad(|| parameter.tensor.shallow_clone().fill_(1.0));
     }
 }
@@ -141,15 +146,28 @@ fn either_order_in_memory_gives_the_same_outputs_and_gradients() {
             let x = model.compute().place(&images(4, 36)).expect("placed");
             let mode = TrainMode::new(vec![4], true, solo::gang().statistics);
             let outputs = model.forward(&x, Mode::Train(&mode)).expect("outputs");
-            let z = outputs.layers.last().expect("z").f_to_kind(Kind::Double).expect("a copy");
+            let z = outputs
+                .layers
+                .last()
+                .expect("z")
+                .f_to_kind(Kind::Double)
+                .expect("a copy");
             shim::backward(&[(&z, &(z.detach() * 0.7).cos())]).expect("gradients");
             let gradient = model.parameters()[0].tensor.grad().to_kind(Kind::Double);
             (z.detach(), gradient.contiguous())
         };
         let (double, single) = (run(Precision::Fp64), run(Precision::Fp32));
         let apart = |a: &Tensor, b: &Tensor| ((a - b).norm() / b.norm()).double_value(&[]);
-        assert!(apart(&single.0, &double.0) < 1e-4, "{}", apart(&single.0, &double.0));
-        assert!(apart(&single.1, &double.1) < 1e-2, "{}", apart(&single.1, &double.1));
+        assert!(
+            apart(&single.0, &double.0) < 1e-4,
+            "{}",
+            apart(&single.0, &double.0)
+        );
+        assert!(
+            apart(&single.1, &double.1) < 1e-2,
+            "{}",
+            apart(&single.1, &double.1)
+        );
     }
 }
 
@@ -159,12 +177,19 @@ fn classifiers_read_their_layers() {
     let spec = ModelSpec {
         classifier: Some(readers[0]),
         beside: readers[1..].to_vec(),
-        probe: Some(Reader { layer: 2, classes: 2 }),
+        probe: Some(Reader {
+            layer: 2,
+            classes: 2,
+        }),
         ..with_head(small(Depth::D18, Stem::Cifar, false), 3)
     };
     let model = build(&spec, 1, Precision::Fp64);
     assert_eq!(model.classifiers(), 3);
-    for parameter in model.parameters().iter().filter(|p| p.role == Role::Classifier) {
+    for parameter in model
+        .parameters()
+        .iter()
+        .filter(|p| p.role == Role::Classifier)
+    {
         let _ = no_grad(|| parameter.tensor.shallow_clone().fill_(1.0));
     }
     let outputs = model.forward(&images(2, 8), Mode::Eval).expect("outputs");
@@ -179,7 +204,10 @@ fn classifiers_read_their_layers() {
     check(&model.probe(&outputs).expect("logits").expect("a probe"), 2);
 
     let missing = ModelSpec {
-        classifier: Some(Reader { layer: 1, classes: 2 }),
+        classifier: Some(Reader {
+            layer: 1,
+            classes: 2,
+        }),
         ..ModelSpec::bare(small(Depth::D18, Stem::Cifar, false))
     };
     let refused = Model::new(&missing, 1, Compute::cpu(Precision::Fp64));
@@ -225,7 +253,10 @@ fn resnet_152_3x_with_selective_kernels_takes_a_step() {
     };
     let spec = ModelSpec {
         head: Some(HeadPart {
-            spec: HeadSpec { layers: 3, dim: 128 },
+            spec: HeadSpec {
+                layers: 3,
+                dim: 128,
+            },
             layers: 3,
         }),
         ..ModelSpec::bare(encoder)
@@ -243,7 +274,15 @@ fn resnet_152_3x_with_selective_kernels_takes_a_step() {
     for parameter in model.parameters() {
         let (least, most) = parameter.tensor.grad().aminmax(None::<i64>, false);
         let bounds = [least, most].map(|bound| bound.double_value(&[]));
-        assert!(bounds.iter().all(|bound| bound.is_finite()), "{}", parameter.name);
-        assert!(bounds != [0.0, 0.0] || parameter.role == Role::Norm, "{}", parameter.name);
+        assert!(
+            bounds.iter().all(|bound| bound.is_finite()),
+            "{}",
+            parameter.name
+        );
+        assert!(
+            bounds != [0.0, 0.0] || parameter.role == Role::Norm,
+            "{}",
+            parameter.name
+        );
     }
 }

@@ -1,0 +1,36 @@
+// What the files of the shim share.
+#pragma once
+
+#include <c10/util/Exception.h>
+
+#include <exception>
+#include <string>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define DIPTYCH_CLONES __attribute__((target_clones("avx512f", "arch=haswell", "default")))
+#else
+#define DIPTYCH_CLONES
+#endif
+
+namespace diptych {
+
+// Why the last failed call on this thread failed.
+std::string& last_error();
+
+// Runs `body`; 0, or 1 with the reason in last_error().
+template <class F>
+int guarded(F&& body) noexcept {
+  try {
+    body();
+    return 0;
+  } catch (const c10::Error& error) {
+    last_error() = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    last_error() = error.what();
+  } catch (...) {
+    last_error() = "unknown C++ exception";
+  }
+  return 1;
+}
+
+}  // namespace diptych

@@ -35,8 +35,8 @@ const STRIPS: u64 = 4;
 const MAPPED: u64 = 32 << 20;
 /// What small blocks take on CPUs, as a multiple of their size, measured (docs/plan.md): glibc finds no use for many of
 /// the blocks that were freed, most of all where evaluations come between steps or no step keeps anything.
-const SLACK: f64 = 1.15;
-const SLACK_EVALUATED: f64 = 1.7;
+const SLACK: f64 = 1.25;
+const SLACK_EVALUATED: f64 = 1.85;
 const SLACK_FROZEN: f64 = 2.0;
 /// Numbers of f64 in making one initial weight.
 const INITIAL: u64 = 8 * 8;

@@ -63,7 +63,7 @@ seeds: build ## the demo's recipe with five seeds, a row each (half an hour)
 	@setup/digits $(DIGITS)
 	tests/measure/digits $(BIN) $(DIGITS)
 
-parity: build ## our exports in torchvision itself (installs the same Python packages as bench)
+parity: build ## our exports in torchvision, our curves in TensorBoard (installs the same Python packages as bench)
 	@PARITY_PYTHON="$$(tests/peers/setup)" cargo nextest run --release --workspace --test parity --run-ignored only --no-capture
 
 bench: build ## the measurements of docs/results.md, each beside its peer (installs 5 GB of Python packages once)

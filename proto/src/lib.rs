@@ -15,6 +15,18 @@ pub mod v1 {
     tonic::include_proto!("diptych.v1");
 }
 
+/// What a TensorBoard event file holds.
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic
+)]
+pub mod tensorboard {
+    tonic::include_proto!("tensorboard");
+}
+
 /// The compiled descriptors, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

@@ -91,6 +91,7 @@ fn augment() -> impl Strategy<Value = AugmentDraft> {
         option::of(any::<[u8; 2]>()),
         option::of(any::<bool>()),
         numbers,
+        [text(), text(), text(), text(), text()],
     )
         .prop_map(
             |(
@@ -102,6 +103,13 @@ fn augment() -> impl Strategy<Value = AugmentDraft> {
                     color_probability,
                     grayscale_probability,
                     blur_probability,
+                ],
+                [
+                    implementation,
+                    interpolation,
+                    color_order,
+                    brightness,
+                    blur_sigma,
                 ],
             )| {
                 let pair = pair.map(|[low, high]| [f64::from(low), f64::from(high)]);
@@ -115,6 +123,11 @@ fn augment() -> impl Strategy<Value = AugmentDraft> {
                     color_hue_saturation: flip,
                     grayscale_probability,
                     blur_probability,
+                    implementation,
+                    interpolation,
+                    color_order,
+                    brightness,
+                    blur_sigma,
                 }
             },
         )
@@ -252,7 +265,7 @@ fn phase() -> impl Strategy<Value = PhaseDraft> {
 prop_compose! {
     fn job()(
         words in ("[a-z/0-9]{0,9}", "[a-z]{0,5}", "[a-z:/]{0,9}"),
-        seed in option::of(any::<u64>()), priority in option::of(any::<i32>()),
+        seed in option::of(any::<u64>()), tensorboard in option::of(any::<bool>()), priority in option::of(any::<i32>()),
         resources in resources(),
         data in prop::collection::btree_map("[a-z]{0,4}", data(), 0..3),
         encoder in encoder(),
@@ -261,7 +274,7 @@ prop_compose! {
     ) -> JobDraft {
         let (api_version, name, storage) = words;
         let data: BTreeMap<String, DataDraft> = data;
-        JobDraft { api_version, name, seed, priority, storage, resources, data, encoder, head, phases }
+        JobDraft { api_version, name, seed, priority, storage, tensorboard, resources, data, encoder, head, phases }
     }
 }
 

@@ -1,4 +1,5 @@
-//! An export is torchvision's: the real torchvision loads it strictly and computes the same.
+//! What other people's programs read of ours: the real torchvision loads an export strictly and computes the same; the
+//! real TensorBoard reads a job's curves.
 
 use std::path::Path;
 use std::process::Command;
@@ -64,6 +65,38 @@ async fn torchvision_loads_an_export_and_computes_the_same() -> Result<()> {
             .arg(&export)
             .arg("--worker")
             .arg(binary("diptych-worker")?)
+            .output()?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{phase}: {told}");
+        println!("{phase}: {told}");
+    }
+    cluster.passed()
+}
+
+#[tokio::test]
+#[ignore = "needs the tensorboard Python package: make parity"]
+async fn tensorboard_reads_what_a_job_measured() -> Result<()> {
+    let python = std::env::var("PARITY_PYTHON")
+        .context("PARITY_PYTHON names an interpreter with tensorboard: run `make parity`")?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/read_in_tensorboard.py");
+    let cluster = Cluster::start(&[1]).await?;
+    specs::images(cluster.dir())?;
+    let job = cluster.submit(&spec(cluster.dir()))?;
+    cluster.succeed(&job).await?;
+    for phase in ["pretrain", "tuned"] {
+        let measured = cluster.dir().join(format!("{phase}.json"));
+        let points = cluster.json(&["metrics", &job, "--phase", phase])?;
+        std::fs::write(&measured, points.to_string())?;
+        let number = if phase == "pretrain" { 0 } else { 1 };
+        let run = cluster
+            .dir()
+            .join(format!("store/{job}/{number:02}-{phase}/tensorboard"));
+        let output = Command::new(&python)
+            .arg(&script)
+            .arg(&run)
+            .arg("--measured")
+            .arg(&measured)
             .output()?;
         let told = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);

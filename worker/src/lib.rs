@@ -16,6 +16,7 @@ pub mod backward; // micro-batches
 pub mod reduce; // gradient buckets
 pub mod optim; // LARS, SGD, schedule
 pub mod checkpoint; // state out and in
+pub mod tensorboard; // curves and pictures beside the checkpoints
 pub mod phase; // pretrain, linear_eval, finetune, distill
 pub mod infer; // an export at work
 pub mod verify; // golden cases

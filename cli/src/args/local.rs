@@ -86,13 +86,15 @@ pub(crate) enum DatasetVerb {
     Inspect(Inspect),
 }
 
-/// Count samples, classes and sizes, name the first problems, draw a contact sheet.
+/// Count samples, classes and sizes, name the first problems, draw contact sheets.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
   diptych dataset inspect file:///data/cifar10/train.parquet
   diptych dataset inspect file:///data/photos --contact-sheet sheet.png --augment-size 64
-  diptych dataset inspect -f job.yaml --phase pretrain --contact-sheet sheet.png")]
+  diptych dataset inspect -f job.yaml --phase pretrain --contact-sheet sheet.png
+  diptych dataset inspect -f job.yaml --phase pretrain --operations-sheet operations.png")]
+#[command(group = clap::ArgGroup::new("sheets").multiple(true))]
 pub(crate) struct Inspect {
     /// A Parquet file, a tar shard, or a folder of them or of images. A `*` in the last part selects files.
     #[arg(required_unless_present = "file")]
@@ -129,15 +131,14 @@ pub(crate) struct Inspect {
     #[arg(long, value_name = "N", default_value = "10000")]
     pub(crate) limit: u64,
     /// Write a picture of whole originals beside their two views.
-    #[arg(long, value_name = "FILE.png")]
+    #[arg(long, value_name = "FILE.png", group = "sheets")]
     pub(crate) contact_sheet: Option<PathBuf>,
-    /// Side of the views on the contact sheet, in pixels.
-    #[arg(
-        long,
-        value_name = "PIXELS",
-        default_value = "96",
-        requires = "contact_sheet"
-    )]
+    /// Write a picture of what each operation of the augmentation does on its own, a row each: crop, flip, brightness,
+    /// contrast, saturation, hue, grayscale, blur, and all of them.
+    #[arg(long, value_name = "FILE.png", group = "sheets")]
+    pub(crate) operations_sheet: Option<PathBuf>,
+    /// Side of the views on the sheets, in pixels.
+    #[arg(long, value_name = "PIXELS", default_value = "96", requires = "sheets")]
     pub(crate) augment_size: NonZeroU32,
 }
 

@@ -38,6 +38,7 @@ fn lines_that_people_type_parse() {
         "diptych checkpoint unpin digits-3f9a01",
         "diptych worker list",
         "diptych dataset inspect file:///data --limit 5 --contact-sheet s.png --augment-size 64",
+        "diptych dataset inspect file:///data --operations-sheet s.png --augment-size 64",
         "diptych local -f job.yaml --workers 2 --dir d --devices-per-worker 2 --keep --set seed=1",
         "diptych spec example",
         "diptych completion bash",

@@ -1,12 +1,14 @@
 //! `dataset inspect`.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diptych_common::ids::{DataName, NameError, PhaseName};
-use diptych_common::spec::{AugmentSpec, ColorSpec, DataSpec, JobSpec};
+use diptych_common::spec::{AugmentSpec, DataSpec, JobSpec};
 use diptych_common::units::Bytes;
-use diptych_images::inspect::{Report, Sides, Views, contact_sheet, inspect as examine};
+use diptych_images::inspect::{
+    Picture, Report, Sides, Views, contact_sheet, inspect as examine, operations_sheet,
+};
 use diptych_images::shard::{DataError, Index};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -29,6 +31,7 @@ struct Inspected {
     #[serde(flatten)]
     report: Report,
     contact_sheet: Option<PathBuf>,
+    operations_sheet: Option<PathBuf>,
 }
 
 /// What to look at, and as whose views.
@@ -38,6 +41,7 @@ pub(crate) struct Inspection {
     views: Views,
     limit: u64,
     contact_sheet: Option<PathBuf>,
+    operations_sheet: Option<PathBuf>,
 }
 
 impl Inspection {
@@ -53,7 +57,7 @@ impl Inspection {
             }
             (None, Some(url)) => {
                 let views = Views {
-                    augment: views(args.augment_size.get()),
+                    augment: AugmentSpec::simclr(args.augment_size.get()),
                     seed: 0,
                     phase: 0,
                 };
@@ -66,6 +70,7 @@ impl Inspection {
             views,
             limit: args.limit,
             contact_sheet: args.contact_sheet,
+            operations_sheet: args.operations_sheet,
         })
     }
 }
@@ -113,18 +118,24 @@ pub(super) async fn inspect<W: Write>(
     .await?;
     bar.finish_and_clear();
     if let Some(path) = &args.contact_sheet {
-        let png = contact_sheet(&index, &args.views, ON_THE_SHEET)
-            .await
-            .map_err(anyhow::Error::from)?;
-        std::fs::write(path, png).map_err(|error| {
-            Failure::from(error).while_doing(&format!("write {}", path.display()))
-        })?;
+        let png = contact_sheet(&index, &args.views, ON_THE_SHEET).await;
+        write(path, png.map_err(anyhow::Error::from)?)?;
+    }
+    if let Some(path) = &args.operations_sheet {
+        let png = operations_sheet(&index, &args.views).await;
+        write(path, png.map_err(anyhow::Error::from)?)?;
     }
     out.print(&Inspected {
         url: args.data.url,
         report,
         contact_sheet: args.contact_sheet,
+        operations_sheet: args.operations_sheet,
     })
+}
+
+fn write(path: &Path, picture: Picture) -> Result<(), Failure> {
+    std::fs::write(path, picture.png)
+        .map_err(|error| Failure::from(error).while_doing(&format!("write {}", path.display())))
 }
 
 fn data(args: &Inspect, url: &str) -> Result<DataSpec, Failure> {
@@ -140,23 +151,6 @@ fn data(args: &Inspect, url: &str) -> Result<DataSpec, Failure> {
         classes: args.classes.clone(),
         limit: None,
     })
-}
-
-/// The views of pretraining by default, with blur at any size so that all parts can be seen.
-fn views(image_size: u32) -> AugmentSpec {
-    AugmentSpec {
-        image_size,
-        crop_area: (0.08, 1.0),
-        crop_aspect: (0.75, 4.0 / 3.0),
-        flip: true,
-        color: Some(ColorSpec {
-            strength: 1.0,
-            probability: 0.8,
-            hue_saturation: true,
-        }),
-        grayscale_probability: 0.2,
-        blur_probability: 0.5,
-    }
 }
 
 fn progress() -> ProgressBar {
@@ -193,6 +187,7 @@ impl Output for Inspected {
             sides
                 .map(|Sides { min, median, max }| format!("{min} to {max} pixels, median {median}"))
         };
+        let picture = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
         let formats: Vec<_> = self
             .report
             .formats
@@ -223,12 +218,8 @@ impl Output for Inspected {
                     self.report.classes.is_empty().then(|| "none".to_owned()),
                 ),
                 ("digest", Some(self.report.digest.clone())),
-                (
-                    "sheet",
-                    self.contact_sheet
-                        .as_ref()
-                        .map(|path| path.display().to_string()),
-                ),
+                ("sheet", picture(self.contact_sheet.as_ref())),
+                ("operations", picture(self.operations_sheet.as_ref())),
             ],
         )?;
         if !self.report.classes.is_empty() {

@@ -1,5 +1,6 @@
 //! Object keys: `{job}/{phase:02}-{name}/step-{step:012}-a{attempt:06}/` and `shard-{rank:05}.safetensors` or
-//! `manifest.json` in it. The attempt is part of the key, so that a stale rank can overwrite nothing.
+//! `manifest.json` in it; beside them `tensorboard/events.out.tfevents.{attempt:010}.{segment:06}`. The attempt is part
+//! of the key, so that a stale rank can overwrite nothing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,6 +25,22 @@ pub struct CheckpointKey {
 /// One checkpoint's manifest: its folder and `/manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ManifestKey(pub CheckpointKey);
+
+/// One TensorBoard event file of a phase. The names of a phase's files stand in the order in which they were written:
+/// TensorBoard reads them so, and knows them by the word `tfevents`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventsKey {
+    /// The job.
+    pub job: JobId,
+    /// The phase's position.
+    pub phase: PhaseIndex,
+    /// The phase's name.
+    pub name: PhaseName,
+    /// The attempt that wrote it.
+    pub attempt: Attempt,
+    /// Its place among the files of the attempt.
+    pub segment: u64,
+}
 
 /// Why a text is no key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +111,20 @@ impl fmt::Display for CheckpointKey {
     }
 }
 
+impl fmt::Display for EventsKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}/{:02}-{}/tensorboard/events.out.tfevents.{:010}.{:06}",
+            self.job,
+            self.phase.get(),
+            self.name,
+            self.attempt.get(),
+            self.segment
+        )
+    }
+}
+
 impl FromStr for CheckpointKey {
     type Err = KeyError;
 
@@ -147,6 +178,28 @@ mod tests {
             ..key
         };
         assert_eq!(wide.to_string().parse(), Ok(wide));
+    }
+
+    #[test]
+    fn event_files_lie_beside_the_checkpoints_and_are_none() {
+        let key: CheckpointKey = FOLDER.parse().expect("a key");
+        let events = |attempt, segment| {
+            EventsKey {
+                job: key.job.clone(),
+                phase: key.phase,
+                name: key.name.clone(),
+                attempt: Attempt::new(attempt),
+                segment,
+            }
+            .to_string()
+        };
+        let first = events(2, 0);
+        assert_eq!(
+            first,
+            "digits-0a1b2c/03-fine-tune-1/tensorboard/events.out.tfevents.0000000002.000000"
+        );
+        assert!(first < events(2, 1) && events(2, 999) < events(10, 0));
+        assert_eq!(CheckpointKey::of_object(&first), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::ids::{Attempt, JobId, PhaseIndex, PhaseName, Step};
-use crate::spec::{EncoderSpec, HeadSpec};
+use crate::spec::{EncoderSpec, HeadSpec, Resampling};
 
 use super::{CheckpointKey, CheckpointRef, Dtype, Role, TensorMeta};
 
@@ -94,6 +94,9 @@ pub struct Preprocessing {
     pub image_size: u32,
     /// Share of the shorter side that the centre crop keeps: 0.875, or 1 for small images.
     pub crop_proportion: f64,
+    /// How the crop is resized; absent for TensorFlow's bicubic kernel.
+    #[serde(default, skip_serializing_if = "Resampling::is_default")]
+    pub resampling: Resampling,
 }
 
 /// One tensor and where it is.

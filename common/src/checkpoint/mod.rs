@@ -15,7 +15,7 @@ pub mod export; // one file for torchvision, and back
 pub use crate::network::Role;
 pub use dtype::Dtype;
 pub use export::{ExportInfo, ImportError, Imported, Keep};
-pub use key::{CheckpointKey, KeyError, ManifestKey};
+pub use key::{CheckpointKey, EventsKey, KeyError, ManifestKey};
 pub use manifest::{
     Classifier, Manifest, ManifestError, NetworkDescription, PhaseWord, Preprocessing,
     StoredObject, TensorEntry,

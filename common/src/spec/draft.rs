@@ -34,6 +34,10 @@ draft! {
         /// Where checkpoints go: `file:///dir`, `s3://bucket/prefix`, `gs://…` or `az://…`. Credentials, endpoint
         /// and region come from the environment of each process, never from a spec.
         pub storage: String,
+        /// Write curves and a picture of the first views as TensorBoard event files beside the checkpoints of each phase
+        /// (`tensorboard --logdir STORAGE/JOB`). Default true.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub tensorboard: Option<bool>,
         /// Devices that each phase asks for unless it says otherwise.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub resources: Option<ResourcesDraft>,
@@ -301,7 +305,17 @@ draft! {
     pub struct AugmentDraft {
         /// Side of the square that the network sees, in pixels.
         pub image_size: u32,
-        /// Smallest and largest share of the image's area that a crop covers. Default [0.08, 1].
+        /// Whose operations: `official` (default; the official code's, which are TensorFlow's) or `torchvision` (as
+        /// PyTorch re-implementations of SimCLR use it, on float tensors). They differ in how crops are drawn, in
+        /// resizing, in contrast and saturation, and at the borders of a blur.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub implementation: Option<String>,
+        /// Between pixels: `bicubic` (default; not antialiased) in `official`; `bilinear` (default) or `bicubic`, both
+        /// antialiased, in `torchvision`. Evaluation resizes in the same way.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub interpolation: Option<String>,
+        /// Smallest and largest share of the image's area that a crop covers. Default [0.08, 1]. In `official` a crop
+        /// covers at least 0.1 of it, whatever the first number says.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub crop_area: Option<[f64; 2]>,
         /// Narrowest and widest aspect ratio of a crop. Default [0.75, 1.3333].
@@ -320,12 +334,23 @@ draft! {
         /// Overrides the saturation and hue parts: false distorts brightness and contrast only. Default true.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub color_hue_saturation: Option<bool>,
+        /// Order of the colour operations: `random` for each view (default) or `fixed` (brightness, contrast, saturation,
+        /// hue).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub color_order: Option<String>,
+        /// `multiplicative` (SimCLR v2; default) or, in `official`, `additive` (SimCLR v1).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub brightness: Option<String>,
         /// Probability of turning a view gray. Default 0.2 in pretrain, 0 elsewhere.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub grayscale_probability: Option<f64>,
         /// Probability of a Gaussian blur. Default 0.5 in pretrain at 64 pixels and above, 0 elsewhere.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub blur_probability: Option<f64>,
+        /// What shares a blur's sigma: `image` (default; each its own, as in the paper) or `view` (all first views of a
+        /// step have one, all second views another, as in the official code).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub blur_sigma: Option<String>,
     }
 }
 

@@ -50,6 +50,11 @@ impl JobSpec {
         &self.draft.storage
     }
 
+    /// Whether phases write TensorBoard event files.
+    pub fn tensorboard(&self) -> bool {
+        self.draft.tensorboard.unwrap_or(true)
+    }
+
     /// The data sets by name.
     pub fn data(&self) -> &BTreeMap<DataName, DataSpec> {
         &self.data

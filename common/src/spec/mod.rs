@@ -14,7 +14,10 @@ pub mod job; // the whole pipeline
 mod suggest; // did you mean
 pub mod validate; // draft to valid, every error at once
 
-pub use augment::{AugmentSpec, ColorSpec};
+pub use augment::{
+    AugmentSpec, BlurSigma, Brightness, ColorOrder, ColorSpec, Implementation, Interpolation,
+    Resampling,
+};
 pub use data::{DataFormat, DataSpec, Labels};
 pub use draft::JobDraft;
 pub use job::{JobSpec, Source};

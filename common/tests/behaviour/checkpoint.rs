@@ -11,7 +11,7 @@ use diptych_common::checkpoint::{
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
 use diptych_common::network::{classifier_tensors, encoder_tensors, features, head_tensors};
-use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, Stem};
+use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, Resampling, Stem};
 use diptych_common::store;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -93,6 +93,7 @@ async fn save(world: u32) -> Saved {
         preprocessing: Preprocessing {
             image_size: 16,
             crop_proportion: 1.0,
+            resampling: Resampling::AntialiasedBilinear,
         },
         results: BTreeMap::from([("eval_top1".to_owned(), 0.5)]),
         tensors: partition::table(&state, world),

@@ -5,5 +5,6 @@ mod manifest; // strict, and old files still load
 mod recipes; // every recipe is valid and can be planned
 mod plan; // work, memory, traffic and time by known numbers
 mod spec; // defaults, and every error at once
+mod views; // augmentations by their words
 mod corruption; // one wrong field, one error at its path
 mod drafts; // any draft, any text

@@ -339,9 +339,12 @@ async fn objects_that_cannot_be_deleted_keep_their_job() {
     let folder = store.join(&job).join("00-pretrain");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("part"), b"x").unwrap();
+    let events = folder.join("tensorboard/events.out.tfevents.0000000001.000000");
+    std::fs::create_dir(folder.join("tensorboard")).unwrap();
+    std::fs::write(&events, b"x").unwrap();
     let deleted = coordinator.jobs().delete(delete()).await.unwrap();
-    assert_eq!(deleted.into_inner().objects, 1);
-    assert!(!folder.join("part").exists());
+    assert_eq!(deleted.into_inner().objects, 2);
+    assert!(!folder.join("part").exists() && !events.exists());
     let gone = coordinator.jobs().get(known).await.unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
     coordinator.end().await;

@@ -39,12 +39,13 @@ async fn parts_of_saves_that_were_never_committed_go_when_the_phase_is_done() {
     let committed = object(&phase.join("step-000000000004-a000001"));
     let later = object(&phase.join("step-000000000002-a000009"));
     let foreign = object(&phase.join("mine"));
+    let events = object(&phase.join("tensorboard"));
     coordinator.obedient("w1").await;
     coordinator.obedient("w2").await;
     let last = coordinator.watch(&job).await.pop().unwrap();
     assert_eq!(last.state(), v1::JobState::Succeeded);
     gone(&left).await;
-    assert!(committed.exists() && later.exists() && foreign.exists());
+    assert!(committed.exists() && later.exists() && foreign.exists() && events.exists());
     coordinator.end().await;
 }
 

@@ -30,9 +30,16 @@ pub(super) fn apply(op: ColorOp, pixels: &mut [f32]) {
                 *value = (*value * factor).clamp(0.0, 1.0);
             }
         }
+        ColorOp::Shift(difference) => {
+            for value in pixels {
+                *value = (*value + difference).clamp(0.0, 1.0);
+            }
+        }
         ColorOp::Contrast(factor) => contrast(factor, pixels),
         ColorOp::Saturation(factor) => saturation(factor, pixels),
         ColorOp::Hue(turn) => hue(turn, pixels),
+        ColorOp::GrayContrast(factor) => gray_contrast(factor, pixels),
+        ColorOp::GraySaturation(factor) => gray_saturation(factor, pixels),
     }
 }
 
@@ -95,12 +102,41 @@ fn hue(turn: f32, pixels: &mut [f32]) {
     }
 }
 
+fn gray(red: f32, green: f32, blue: f32) -> f32 {
+    LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+}
+
 /// Copies the brightness to all channels.
 pub(super) fn grayscale(pixels: &mut [f32]) {
     let Planes(red, green, blue) = planes(pixels);
     for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
-        let gray = LUMA[0] * *r + LUMA[1] * *g + LUMA[2] * *b;
+        let gray = gray(*r, *g, *b);
         (*r, *g, *b) = (gray, gray, gray);
+    }
+}
+
+fn gray_contrast(factor: f32, pixels: &mut [f32]) {
+    let Planes(red, green, blue) = planes(pixels);
+    let length = red.len().max(1);
+    let sum: f64 = red
+        .iter()
+        .zip(green.iter())
+        .zip(blue.iter())
+        .map(|((&r, &g), &b)| f64::from(gray(r, g, b)))
+        .sum();
+    let shift = (sum / length as f64 * f64::from(1.0 - factor)) as f32;
+    for value in pixels {
+        *value = (*value * factor + shift).clamp(0.0, 1.0);
+    }
+}
+
+fn gray_saturation(factor: f32, pixels: &mut [f32]) {
+    let Planes(red, green, blue) = planes(pixels);
+    for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
+        let shift = gray(*r, *g, *b) * (1.0 - factor);
+        for value in [r, g, b] {
+            *value = (*value * factor + shift).clamp(0.0, 1.0);
+        }
     }
 }
 

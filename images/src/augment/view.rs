@@ -1,11 +1,12 @@
 //! An image to a view.
 
 use diptych_common::checkpoint::Preprocessing;
-use diptych_common::spec::AugmentSpec;
+use diptych_common::spec::{AugmentSpec, Implementation, Resampling};
 
 use crate::decode::Image;
 
-use super::{Key, ViewParams, blur, center_crop, color, resize};
+use super::resize::{self, Cut};
+use super::{Key, ViewParams, blur, center_crop, color};
 
 /// Share of the shorter side that an evaluation crop keeps.
 const EVALUATION_PROPORTION: f64 = 0.875;
@@ -19,12 +20,10 @@ pub struct Scratch {
     blur: Vec<f32>,
 }
 
-/// Makes the view that `key` names: crop, bicubic resize, flip, colours, gray, blur, clip.
-///
-/// `out` receives `3 · image_size²` floats in [0, 1]: the red, the green and the blue plane.
+/// Makes the view that `key` names. `out` is as in [`render`].
 ///
 /// # Panics
-/// When `out` has another length.
+/// When `out` has not `3 · image_size²` floats.
 pub fn augment(
     image: &Image,
     spec: &AugmentSpec,
@@ -32,21 +31,36 @@ pub fn augment(
     scratch: &mut Scratch,
     out: &mut [f32],
 ) {
-    let side = spec.image_size as usize;
-    assert_eq!(
-        out.len(),
-        3 * side * side,
-        "a view has 3 · image_size² floats"
-    );
     let params = ViewParams::draw(spec, key, image.height, image.width);
-    resize::bicubic(
-        image,
-        params.crop,
-        params.flip,
+    render(image, spec, &params, scratch, out);
+}
+
+/// Makes the view that was drawn: crop, resize, flip, colours, gray, blur, clip.
+///
+/// `out` receives `3 · image_size²` floats in [0, 1]: the red, the green and the blue plane.
+///
+/// # Panics
+/// When `out` has another length.
+pub fn render(
+    image: &Image,
+    spec: &AugmentSpec,
+    params: &ViewParams,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    let side = spec.image_size as usize;
+    check_length(side, out);
+    let cut = Cut {
+        crop: params.crop,
+        flip: params.flip,
         side,
-        &mut scratch.resize,
-        out,
-    );
+    };
+    let resampling = spec.resampling();
+    resize::resize(image, cut, resampling, &mut scratch.resize, out);
+    // torchvision resizes bytes to bytes or clips; the official code clips after colours only.
+    if resampling == Resampling::AntialiasedBicubic {
+        color::clip(out);
+    }
     for &op in &params.color {
         color::apply(op, out);
     }
@@ -55,21 +69,26 @@ pub fn augment(
     }
     color::clip(out);
     if let Some(sigma) = params.blur {
-        blur::blur(sigma, side, &mut scratch.blur, out);
+        let border = match spec.implementation {
+            Implementation::Official { .. } => blur::Border::Zeros,
+            Implementation::Torchvision { .. } => blur::Border::Mirror,
+        };
+        blur::blur(sigma, border, side, &mut scratch.blur, out);
         color::clip(out);
     }
 }
 
-/// What evaluation does to an image for views of this size: the one place that says so, for [`evaluation`] and for
-/// what checkpoints and exports state.
-pub fn preprocessing(image_size: u32) -> Preprocessing {
+/// What evaluation does to an image for such views: the one place that says so, for [`evaluation`] and for what
+/// checkpoints and exports state.
+pub fn preprocessing(spec: &AugmentSpec) -> Preprocessing {
     Preprocessing {
-        image_size,
-        crop_proportion: if image_size <= WHOLE_UP_TO {
+        image_size: spec.image_size,
+        crop_proportion: if spec.image_size <= WHOLE_UP_TO {
             1.0
         } else {
             EVALUATION_PROPORTION
         },
+        resampling: spec.resampling(),
     }
 }
 
@@ -80,20 +99,28 @@ pub fn preprocessing(image_size: u32) -> Preprocessing {
 /// When `out` has not `3 · image_size²` floats.
 pub fn evaluation(image: &Image, stated: Preprocessing, scratch: &mut Scratch, out: &mut [f32]) {
     let side = stated.image_size as usize;
+    check_length(side, out);
+    let cut = Cut {
+        crop: center_crop(image.height, image.width, stated.crop_proportion),
+        flip: false,
+        side,
+    };
+    resize::resize(image, cut, stated.resampling, &mut scratch.resize, out);
+    color::clip(out);
+}
+
+fn check_length(side: usize, out: &[f32]) {
     assert_eq!(
         out.len(),
         3 * side * side,
         "a view has 3 · image_size² floats"
     );
-    let crop = center_crop(image.height, image.width, stated.crop_proportion);
-    resize::bicubic(image, crop, false, side, &mut scratch.resize, out);
-    color::clip(out);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use diptych_common::spec::ColorSpec;
+    use diptych_common::spec::{BlurSigma, Interpolation};
 
     fn noise(side: usize) -> Image {
         let pixels = (0..3 * side * side)
@@ -108,18 +135,14 @@ mod tests {
 
     #[test]
     fn views_are_repeatable_and_within_bounds() {
-        let spec = AugmentSpec {
-            image_size: 64,
-            crop_area: (0.08, 1.0),
-            crop_aspect: (0.75, 4.0 / 3.0),
-            flip: true,
-            color: Some(ColorSpec {
-                strength: 1.0,
-                probability: 0.8,
-                hue_saturation: true,
-            }),
-            grayscale_probability: 0.2,
-            blur_probability: 0.5,
+        let torchvision = Implementation::Torchvision {
+            interpolation: Interpolation::Bicubic,
+        };
+        let official = AugmentSpec::simclr(64);
+        let other = AugmentSpec {
+            implementation: torchvision,
+            blur_sigma: BlurSigma::View,
+            ..AugmentSpec::simclr(64)
         };
         let image = noise(50);
         let (mut first, mut again) = (vec![0.0; 3 * 64 * 64], vec![0.0; 3 * 64 * 64]);
@@ -133,18 +156,21 @@ mod tests {
                 sample,
                 view: 1,
             };
-            augment(&image, &spec, &key, &mut used, &mut first);
-            augment(&image, &spec, &key, &mut Scratch::default(), &mut again);
-            assert_eq!(first, again, "sample {sample}");
-            assert!(first.iter().all(|value| (0.0..=1.0).contains(value)));
+            for spec in [&official, &other] {
+                augment(&image, spec, &key, &mut used, &mut first);
+                augment(&image, spec, &key, &mut Scratch::default(), &mut again);
+                assert_eq!(first, again, "sample {sample}");
+                assert!(first.iter().all(|value| (0.0..=1.0).contains(value)));
+            }
         }
     }
 
     #[test]
     fn small_images_are_evaluated_whole() {
         let image = noise(32);
+        let small = preprocessing(&AugmentSpec::plain(32));
         let mut out = vec![0.0; 3 * 32 * 32];
-        evaluation(&image, preprocessing(32), &mut Scratch::default(), &mut out);
+        evaluation(&image, small, &mut Scratch::default(), &mut out);
         for (plane, values) in out.chunks_exact(32 * 32).enumerate() {
             for (place, value) in values.iter().enumerate() {
                 assert!((value - f32::from(image.pixels[3 * place + plane]) / 255.0).abs() < 1e-6);
@@ -158,16 +184,42 @@ mod tests {
         let mut image = noise(40);
         let (mut before, mut after) = (vec![0.0; 3 * 64 * 64], vec![0.0; 3 * 64 * 64]);
         let mut scratch = Scratch::default();
-        assert_eq!(preprocessing(64).crop_proportion, 0.875);
-        evaluation(&image, preprocessing(64), &mut scratch, &mut before);
+        let stated = preprocessing(&AugmentSpec::plain(64));
+        assert_eq!(stated.crop_proportion, 0.875);
+        evaluation(&image, stated, &mut scratch, &mut before);
         image.pixels[..3 * 40].fill(0);
-        evaluation(&image, preprocessing(64), &mut scratch, &mut after);
+        evaluation(&image, stated, &mut scratch, &mut after);
         assert_eq!(before, after);
         let whole = Preprocessing {
             crop_proportion: 1.0,
-            ..preprocessing(64)
+            ..stated
         };
         evaluation(&image, whole, &mut scratch, &mut after);
         assert_ne!(before, after);
+    }
+
+    #[test]
+    fn evaluation_resizes_as_training_does() {
+        let image = noise(90);
+        let torchvision = AugmentSpec {
+            implementation: Implementation::Torchvision {
+                interpolation: Interpolation::Bilinear,
+            },
+            ..AugmentSpec::plain(40)
+        };
+        let mut scratch = Scratch::default();
+        let (mut view, mut evaluated) = (vec![0.0; 3 * 40 * 40], vec![0.0; 3 * 40 * 40]);
+        for spec in [&AugmentSpec::plain(40), &torchvision] {
+            let params = ViewParams {
+                crop: center_crop(90, 90, 0.875),
+                flip: false,
+                color: Vec::new(),
+                gray: false,
+                blur: None,
+            };
+            render(&image, spec, &params, &mut scratch, &mut view);
+            evaluation(&image, preprocessing(spec), &mut scratch, &mut evaluated);
+            assert_eq!(view, evaluated);
+        }
     }
 }

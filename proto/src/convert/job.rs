@@ -14,6 +14,7 @@ impl From<JobDraft> for v1::JobSpec {
             seed: draft.seed,
             priority: draft.priority,
             storage: draft.storage,
+            tensorboard: draft.tensorboard,
             resources: draft.resources.map(Into::into),
             data: draft
                 .data
@@ -35,6 +36,7 @@ impl From<v1::JobSpec> for JobDraft {
             seed: wire.seed,
             priority: wire.priority,
             storage: wire.storage,
+            tensorboard: wire.tensorboard,
             resources: wire.resources.map(Into::into),
             data: wire
                 .data

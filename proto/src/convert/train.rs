@@ -52,6 +52,11 @@ impl From<AugmentDraft> for v1::AugmentSpec {
             color_hue_saturation: draft.color_hue_saturation,
             grayscale_probability: draft.grayscale_probability,
             blur_probability: draft.blur_probability,
+            implementation: draft.implementation,
+            interpolation: draft.interpolation,
+            color_order: draft.color_order,
+            brightness: draft.brightness,
+            blur_sigma: draft.blur_sigma,
         }
     }
 }
@@ -68,6 +73,11 @@ impl From<v1::AugmentSpec> for AugmentDraft {
             color_hue_saturation: wire.color_hue_saturation,
             grayscale_probability: wire.grayscale_probability,
             blur_probability: wire.blur_probability,
+            implementation: wire.implementation,
+            interpolation: wire.interpolation,
+            color_order: wire.color_order,
+            brightness: wire.brightness,
+            blur_sigma: wire.blur_sigma,
         }
     }
 }

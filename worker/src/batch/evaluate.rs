@@ -2,7 +2,7 @@
 
 use diptych_common::checkpoint::Preprocessing;
 use diptych_common::ids::Rank;
-use diptych_images::augment::{Scratch, evaluation, preprocessing};
+use diptych_images::augment::{Scratch, evaluation};
 use diptych_images::shard::SampleId;
 use rayon::prelude::*;
 use tch::Tensor;
@@ -15,8 +15,8 @@ use super::source::{BadImage, BadImages, Fetched, Source};
 /// How to go through a data set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalOptions {
-    /// Side of the images in pixels.
-    pub image_size: u32,
+    /// What is done to an image.
+    pub preprocessing: Preprocessing,
     /// Most images at once.
     pub batch: usize,
     /// Share of the samples that may be unreadable, in [0, 1].
@@ -73,15 +73,7 @@ impl EvalLoader {
         let (source, pool) = (source.clone(), pool(options.threads)?);
         let bad = BadImages::new(source.len(), options.max_bad_images);
         let work = move |samples: Vec<(SampleId, Fetched)>, stop: &Stop| {
-            pool.install(|| {
-                make(
-                    &source,
-                    &bad,
-                    preprocessing(options.image_size),
-                    samples,
-                    stop,
-                )
-            })
+            pool.install(|| make(&source, &bad, options.preprocessing, samples, stop))
         };
         Ok(Self {
             ahead: Ahead::start(("evaluate", &above), options.ahead, plans, read, work)?,

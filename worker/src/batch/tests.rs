@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use diptych_common::ids::{PhaseIndex, Rank};
-use diptych_common::spec::{AugmentSpec, ColorSpec, DataFormat, DataSpec, Labels};
+use diptych_common::spec::{AugmentSpec, BlurSigma, DataFormat, DataSpec, Labels};
+use diptych_images::augment::preprocessing;
 use diptych_images::shard::SampleId;
 
 use super::{
@@ -54,17 +55,11 @@ fn options(steps: Range<u64>) -> LoaderOptions {
         stream: Stream::Main,
         views: 2,
         augment: AugmentSpec {
-            image_size: 8,
             crop_area: (0.2, 1.0),
-            crop_aspect: (0.75, 4.0 / 3.0),
-            flip: true,
-            color: Some(ColorSpec {
-                strength: 0.5,
-                probability: 0.8,
-                hue_saturation: true,
-            }),
-            grayscale_probability: 0.2,
             blur_probability: 0.5,
+            // What all ranks share must not depend on how many there are, either.
+            blur_sigma: BlurSigma::View,
+            ..AugmentSpec::simclr_small(8)
         },
         shortage: Shortage::Refuse,
         groups_at_once: 2,
@@ -241,7 +236,7 @@ fn a_stopped_loader_frees_who_waits() {
     let loader = Loader::start(&source, layout, Rank::new(0), options(0..u64::MAX))
         .expect("the loader starts");
     let reading = EvalOptions {
-        image_size: 8,
+        preprocessing: preprocessing(&AugmentSpec::plain(8)),
         batch: 4,
         max_bad_images: 0.1,
         threads: 1,
@@ -260,7 +255,7 @@ fn evaluation_takes_every_good_image_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let source = Source::open(&write(folder.path(), &[7]), &Stop::new()).expect("the data opens");
     let options = EvalOptions {
-        image_size: 8,
+        preprocessing: preprocessing(&AugmentSpec::plain(8)),
         batch: 4,
         max_bad_images: 0.1,
         threads: 2,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use diptych_common::spec::{AugmentSpec, ColorSpec};
+use diptych_common::spec::AugmentSpec;
 use diptych_images::augment::{Key, Scratch, augment};
 use diptych_images::decode::decode;
 use rayon::prelude::*;
@@ -56,7 +56,12 @@ fn images_per_s(args: &AugmentArgs) -> anyhow::Result<f64> {
         "{} holds no files; give a folder of JPEG or PNG images",
         args.images.display()
     );
-    let spec = official(args.size);
+    // As photos (v1 appendix A), or as CIFAR (v1 §B.9).
+    let spec = if args.size <= 32 {
+        AugmentSpec::simclr_small(args.size)
+    } else {
+        AugmentSpec::simclr(args.size)
+    };
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads.max(1))
         .build()
@@ -95,22 +100,4 @@ fn images_per_s(args: &AugmentArgs) -> anyhow::Result<f64> {
         done += ROUND * args.threads.max(1) as u64;
     }
     Ok(done as f64 / start.elapsed().as_secs_f64())
-}
-
-/// SimCLR's augmentation: strength 1 with blur for photos (v1 appendix A), ½ without for CIFAR (appendix B.9).
-fn official(image_size: u32) -> AugmentSpec {
-    let small = image_size <= 32;
-    AugmentSpec {
-        image_size,
-        crop_area: (0.08, 1.0),
-        crop_aspect: (0.75, 4.0 / 3.0),
-        flip: true,
-        color: Some(ColorSpec {
-            strength: if small { 0.5 } else { 1.0 },
-            probability: 0.8,
-            hue_saturation: true,
-        }),
-        grayscale_probability: 0.2,
-        blur_probability: if small { 0.0 } else { 0.5 },
-    }
 }

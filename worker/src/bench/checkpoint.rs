@@ -11,7 +11,9 @@ use diptych_common::checkpoint::{
 };
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
-use diptych_common::spec::{Depth, EncoderSpec, OptimizerSpec, Precision, Rule, Scaling};
+use diptych_common::spec::{
+    Depth, EncoderSpec, OptimizerSpec, Precision, Resampling, Rule, Scaling,
+};
 
 use crate::checkpoint::flat::describe;
 use crate::checkpoint::{FileLayout, Saved, Saver, Storage, load};
@@ -108,6 +110,7 @@ pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
             preprocessing: Preprocessing {
                 image_size: 224,
                 crop_proportion: 0.875,
+                resampling: Resampling::default(),
             },
             results: BTreeMap::new(),
             tensors: partition::table(&tensors, 1),

@@ -1,5 +1,6 @@
 //! Accuracy and nearest neighbours over a whole data set, each rank its share; sums, so that shares may be ragged.
 
+use diptych_common::checkpoint::Preprocessing;
 use diptych_common::ids::Rank;
 use diptych_common::spec::Knn;
 use tch::{Kind, Tensor, no_grad};
@@ -19,8 +20,8 @@ const BATCH: usize = 128;
 /// How evaluation images are read.
 #[derive(Debug, Clone)]
 pub struct Reading {
-    /// Side of the images in pixels.
-    pub image_size: u32,
+    /// What is done to an image.
+    pub preprocessing: Preprocessing,
     /// Share of the images that may be unreadable.
     pub max_bad_images: f64,
     /// Threads that decode.
@@ -182,7 +183,7 @@ fn each_batch(
     mut visit: impl FnMut(Outputs, Tensor) -> Result<(), PhaseError>,
 ) -> Result<Vec<BadImage>, PhaseError> {
     let options = EvalOptions {
-        image_size: reading.image_size,
+        preprocessing: reading.preprocessing,
         batch: BATCH,
         max_bad_images: reading.max_bad_images,
         threads: reading.threads,

@@ -88,7 +88,7 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
     };
     let notices = Notices::new(control);
     let reading = Reading {
-        image_size: phase.augment.image_size,
+        preprocessing: preprocessing(&phase.augment),
         max_bad_images: phase.max_bad_images,
         threads: assignment.place.threads,
         notices: notices.clone(),
@@ -226,7 +226,7 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
     Ok(Prepared {
         network: blueprint.description,
         assignment,
-        preprocessing: preprocessing(phase.augment.image_size),
+        preprocessing: preprocessing(&phase.augment),
         phase,
         storage,
         learner,

@@ -10,9 +10,10 @@ use super::bad::BadShare;
 use super::cadence::Cadence;
 use super::keeper::Keeper;
 use super::prepare::Prepared;
-use super::task::{Values, measured};
+use super::task::{Values, measured, views};
 use crate::collective::Gang;
 use crate::reduce::Buckets;
+use crate::tensorboard::Board;
 use crate::trainer::{Activity, Begin, Control, Measurement, Progress, Report};
 
 /// Most points of one measurement in the history of a phase, evaluations aside.
@@ -45,6 +46,12 @@ impl Prepared {
     pub fn run(mut self, begin: &Begin, control: &Control) -> Result<(), PhaseError> {
         let gang = self.connect(begin, control)?;
         let mut keeper = Keeper::start(&self)?;
+        let mut board = Board::start(
+            &self.assignment,
+            &self.storage,
+            self.learner.step,
+            views(&self.phase),
+        )?;
         let mut buckets = Buckets::new(&self.learner.model, gang.gradients.clone())?;
         let (total, phase) = (self.learner.total(), self.phase.clone());
         let cadence = Cadence::new(&phase, total, self.examples);
@@ -59,6 +66,7 @@ impl Prepared {
         while self.learner.step < self.learner.total() {
             keeper.attend(control)?;
             let rows = self.batches.next()?;
+            board.first_views(&rows.rows);
             let mut bad = rows.bad;
             bad.extend(self.task.fetch()?);
             for bad in &bad {
@@ -114,7 +122,7 @@ impl Prepared {
             if !(step.get().is_multiple_of(every) || step.get() == 1 || step == total) {
                 values = evaluated;
             }
-            control.report(Report::Progress(Progress {
+            let progress = Progress {
                 step,
                 total_steps: total,
                 images_per_s: f64::from(phase.batch) / rate.step_s.max(1e-9),
@@ -124,14 +132,17 @@ impl Prepared {
                 } else {
                     Vec::new()
                 },
-            }));
+            };
+            let noted = cadence.evaluate_due(step) || agreed == Agreed::Save;
+            board.note(&progress, noted, control);
+            control.report(Report::Progress(progress));
         }
         if let Some(reason) = self.learner.judge.reason().filter(|_| first) {
             let message = format!("step {}: {reason}", self.learner.step);
             let kind = "stopped_early";
             control.report(Report::Notice { kind, message });
         }
-        self.finish(&gang, keeper, control)
+        self.finish(&gang, keeper, board, control)
     }
 
     /// What the network measures as it stands, and whether that is the best so far, where the spec asks.
@@ -147,6 +158,7 @@ impl Prepared {
         mut self,
         gang: &Gang,
         mut keeper: Keeper,
+        mut board: Board,
         control: &Control,
     ) -> Result<(), PhaseError> {
         let step = self.learner.step;
@@ -159,13 +171,16 @@ impl Prepared {
         } else {
             Vec::new()
         };
-        control.report(Report::Progress(Progress {
+        let progress = Progress {
             step,
             total_steps: step,
             measurements: results.clone(),
             ..Progress::default()
-        }));
+        };
+        board.note(&progress, true, control);
+        control.report(Report::Progress(progress));
         keeper.drain(control)?;
+        board.close(control);
         control.report(Report::Finished { step, results });
         keeper.wait_committed(step, control)
     }

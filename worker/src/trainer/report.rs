@@ -46,7 +46,8 @@ pub enum Report {
     Activity(Activity),
     /// Something that people should know.
     Notice {
-        /// A short word in snake case, e.g. `bad_image`, `save_skipped`, `save_failed`, `fresh_head`, `stopped_early`.
+        /// A short word in snake case, e.g. `bad_image`, `save_skipped`, `save_failed`, `fresh_head`, `stopped_early`,
+        /// `tensorboard_failed`.
         kind: &'static str,
         /// What happened, where.
         message: String,

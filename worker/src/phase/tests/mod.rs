@@ -5,6 +5,7 @@ mod pipeline; // four phases; refusals
 mod saves; // resume; saves that come early or fail
 mod judge; // early stop; the best checkpoint
 mod layers; // heads of every kind; several classifiers at once
+mod curves; // event files for TensorBoard
 mod imports; // exports that another job goes on from
 mod invariance; // any number of ranks, any micro-batch
 mod data; // what is refused before training; bad images over all ranks

@@ -140,34 +140,33 @@ fn either_order_in_memory_gives_the_same_outputs_and_gradients() {
             max_pool: MaxPool::Tensorflow,
             ..small(Depth::D50, Stem::ImageNet, selective)
         };
-        let run = |precision| {
+        let run = |precision, train| {
             let model = build(&with_head(encoder.clone(), 2), 5, precision);
             open_branches(&model);
             let x = model.compute().place(&images(4, 36)).expect("placed");
-            let mode = TrainMode::new(vec![4], true, solo::gang().statistics);
-            let outputs = model.forward(&x, Mode::Train(&mode)).expect("outputs");
-            let z = outputs
-                .layers
-                .last()
-                .expect("z")
-                .f_to_kind(Kind::Double)
-                .expect("a copy");
+            let batch = TrainMode::new(vec![4], true, solo::gang().statistics);
+            let mode = if train {
+                Mode::Train(&batch)
+            } else {
+                Mode::Eval
+            };
+            let outputs = model.forward(&x, mode).expect("outputs");
+            let z = outputs.layers.last().expect("z").to_kind(Kind::Double);
             shim::backward(&[(&z, &(z.detach() * 0.7).cos())]).expect("gradients");
             let gradient = model.parameters()[0].tensor.grad().to_kind(Kind::Double);
-            (z.detach(), gradient.contiguous())
+            [z.detach(), gradient.contiguous()]
         };
-        let (double, single) = (run(Precision::Fp64), run(Precision::Fp32));
-        let apart = |a: &Tensor, b: &Tensor| ((a - b).norm() / b.norm()).double_value(&[]);
-        assert!(
-            apart(&single.0, &double.0) < 1e-4,
-            "{}",
-            apart(&single.0, &double.0)
-        );
-        assert!(
-            apart(&single.1, &double.1) < 1e-2,
-            "{}",
-            apart(&single.1, &double.1)
-        );
+        // Batch norms over the few cells of the last stage enlarge rounding.
+        for (train, tolerances) in [(false, [1e-5, 1e-4]), (true, [5e-3, 5e-2])] {
+            let (double, single) = (run(Precision::Fp64, train), run(Precision::Fp32, train));
+            for ((double, single), tolerance) in double.iter().zip(&single).zip(tolerances) {
+                let apart = ((single - double).norm() / double.norm()).double_value(&[]);
+                assert!(
+                    apart < tolerance,
+                    "selective {selective}, training {train}: {apart}"
+                );
+            }
+        }
     }
 }
 
@@ -244,7 +243,7 @@ fn initial_weights_follow_the_seed_and_load_by_name() {
 }
 
 #[test]
-#[ignore = "needs about 12 GiB and a minute: the largest network of SimCLR v2"]
+#[ignore = "needs 9 GiB and a minute: the largest network of SimCLR v2, 871 million weights"]
 fn resnet_152_3x_with_selective_kernels_takes_a_step() {
     let encoder = EncoderSpec {
         width: 3.0,

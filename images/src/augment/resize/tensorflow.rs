@@ -3,7 +3,7 @@
 
 use crate::decode::Image;
 
-use super::CropBox;
+use super::{Cut, keys};
 
 /// Where one output pixel takes its values: four taps and their weights.
 #[derive(Debug, Clone, Copy)]
@@ -22,17 +22,8 @@ pub(super) struct Buffers {
     done: Vec<bool>,
 }
 
-/// Resizes a part of an image to `side × side` floats in [0, 1] (overshoot included), planar, mirrored if asked.
-///
-/// `out` holds `3 · side²` floats.
-pub(super) fn bicubic(
-    image: &Image,
-    crop: CropBox,
-    flip: bool,
-    side: usize,
-    buffers: &mut Buffers,
-    out: &mut [f32],
-) {
+pub(super) fn bicubic(image: &Image, cut: Cut, buffers: &mut Buffers, out: &mut [f32]) {
+    let Cut { crop, flip, side } = cut;
     taps(crop.width, side, &mut buffers.columns);
     taps(crop.height, side, &mut buffers.rows);
     if flip {
@@ -115,83 +106,4 @@ fn taps(length: usize, side: usize, all: &mut Vec<Taps>) {
         taps.weight = taps.weight.map(|weight| (f64::from(weight) / sum) as f32);
         taps
     }));
-}
-
-/// Keys' cubic with a = −½.
-fn keys(distance: f64) -> f64 {
-    let x = distance.abs();
-    let a = -0.5;
-    if x <= 1.0 {
-        ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a
-    } else {
-        0.0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ramp(width: usize, height: usize) -> Image {
-        let pixels = (0..height)
-            .flat_map(|y| (0..width).flat_map(move |x| [(10 * x) as u8, (10 * y) as u8, 90]))
-            .collect();
-        Image {
-            width,
-            height,
-            pixels,
-        }
-    }
-
-    fn resized(image: &Image, crop: CropBox, flip: bool, side: usize) -> Vec<f32> {
-        let mut out = vec![0.0; 3 * side * side];
-        bicubic(image, crop, flip, side, &mut Buffers::default(), &mut out);
-        out
-    }
-
-    #[test]
-    fn the_same_size_copies_and_flip_mirrors() {
-        let image = ramp(9, 9);
-        let crop = CropBox {
-            height: 6,
-            width: 6,
-            top: 2,
-            left: 1,
-        };
-        let (plain, mirrored) = (
-            resized(&image, crop, false, 6),
-            resized(&image, crop, true, 6),
-        );
-        for y in 0..6 {
-            for x in 0..6 {
-                assert!((plain[y * 6 + x] - 10.0 * (x + 1) as f32 / 255.0).abs() < 1e-6);
-                assert!((plain[36 + y * 6 + x] - 10.0 * (y + 2) as f32 / 255.0).abs() < 1e-6);
-                assert!((plain[y * 6 + x] - mirrored[y * 6 + 5 - x]).abs() < 1e-6);
-            }
-        }
-    }
-
-    #[test]
-    fn a_ramp_stays_a_ramp_inside_and_a_constant_stays_constant_everywhere() {
-        let image = ramp(16, 16);
-        let whole = CropBox {
-            height: 16,
-            width: 16,
-            top: 0,
-            left: 0,
-        };
-        let out = resized(&image, whole, false, 32);
-        for x in 4..28 {
-            let centre = (x as f32 + 0.5) * 0.5 - 0.5;
-            assert!(
-                (out[16 * 32 + x] - 10.0 * centre / 255.0).abs() < 1e-4,
-                "{x}"
-            );
-        }
-        for value in &out[2 * 32 * 32..] {
-            assert!((value - 90.0 / 255.0).abs() < 1e-6);
-        }
-    }
 }

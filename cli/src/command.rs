@@ -17,6 +17,7 @@ use crate::context::{self, Config, ContextName, Environment, Server};
 use crate::failure::{Code, Failure};
 use crate::output::Format;
 use crate::verb::dataset::Inspection;
+use crate::verb::plan::Planning;
 use crate::view::JobState;
 
 /// A command that can run.
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Remote(Server, Remote),
     /// Says what a valid spec holds; an invalid one does not get here.
     Validate(Box<JobSpec>),
+    /// Says what a job takes.
+    Plan(Box<Planning>),
     /// Prints an example or the schema.
     Spec(SpecVerb),
     /// Prints a completion script.
@@ -122,6 +125,10 @@ impl Command {
             }
             Verb::Validate(validate) => Ok(Self::Validate(Box::new(read_spec(
                 &validate.spec,
+                &environment,
+            )?))),
+            Verb::Plan(plan) => Ok(Self::Plan(Box::new(Planning::from_args(
+                plan,
                 &environment,
             )?))),
             Verb::List(list) => remote(Remote::List(list.state)),

@@ -282,3 +282,86 @@ fn inspect_looks_at_the_data_of_a_phase() {
         "{stated}"
     );
 }
+
+#[test]
+fn a_plan_takes_what_is_stated_and_refuses_names_that_the_spec_lacks() {
+    let file = spec_file(include_str!("verb/example.yaml"));
+    let path = file.path().to_str().unwrap();
+    let planning = |arguments: &[&str]| match command(&[&["plan", "-f", path], arguments].concat())?
+    {
+        Command::Plan(planning) => Ok(format!("{planning:?}")),
+        other => panic!("{other:?}"),
+    };
+    let stated = planning(&[
+        "--images",
+        "train=1_281_167",
+        "--device",
+        "a100",
+        "--mfu",
+        "0.3",
+    ])
+    .unwrap();
+    for part in ["1281167", "a100", "Some(0.3)"] {
+        assert!(stated.contains(part), "{part}: {stated}");
+    }
+    for (arguments, known) in [
+        (["--images", "trian=5"], "train"),
+        (["--classes", "nothing=5"], "train"),
+        (["--phase", "nothing"], "pretrain"),
+    ] {
+        let failure: Failure = planning(&arguments).unwrap_err();
+        assert_eq!(failure.code, Code::Usage);
+        assert!(failure.message.contains(known), "{}", failure.message);
+    }
+    for wrong in [
+        ["--mfu", "2"],
+        ["--mfu", "0"],
+        ["--device-tflops", "-1"],
+        ["--images", "train"],
+        ["--device", "abacus"],
+    ] {
+        let line = [&["diptych", "plan", "-f", path][..], &wrong].concat();
+        assert!(Args::try_parse_from(line).is_err(), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_says_what_it_assumed_of_data_that_cannot_be_read() {
+    let text = include_str!("verb/example.yaml");
+    let file = spec_file(text);
+    let path = file.path().to_str().unwrap();
+    let print = async |arguments: &[&str]| {
+        let command = command(&[&["plan", "-f", path], arguments].concat()).unwrap();
+        let mut text = Vec::new();
+        let printer = Printer::new(Format::Table, &mut text);
+        crate::verb::run(command, printer).await.unwrap();
+        String::from_utf8(text).unwrap()
+    };
+    let assumed = print(&[]).await;
+    assert!(
+        assumed.contains("(assumed)") && assumed.contains("state others with --images train=N"),
+        "{assumed}"
+    );
+    for heading in [
+        "EFFICIENCY",
+        "MEMORY/RANK",
+        "checkpoint",
+        "Times are estimates",
+    ] {
+        assert!(assumed.contains(heading), "{heading}: {assumed}");
+    }
+    let stated = print(&[
+        "--images",
+        "train=5000",
+        "--images",
+        "test=100",
+        "--phase",
+        "pretrain",
+    ])
+    .await;
+    assert!(
+        stated.contains("5000 images") && !stated.contains("note:"),
+        "{stated}"
+    );
+    assert_eq!(stated.matches("RANKS").count(), 1, "{stated}");
+}

@@ -8,6 +8,7 @@ pub mod telemetry; // log lines
 pub mod error; // kinds of failure at a service's edge
 pub mod spec; // text → draft → valid
 pub mod network; // tensors, parameters, FLOPs, memory of an encoder
+pub mod plan; // what a job takes before it runs
 pub mod store; // URL → object store
 pub mod checkpoint; // keys, manifest, shards, reader, export
 pub mod import; // weights of other programs → our names, and whether they fit

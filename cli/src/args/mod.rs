@@ -2,6 +2,7 @@
 
 pub(crate) mod job; // submit … metrics
 pub(crate) mod checkpoint; // checkpoint list … unpin
+pub(crate) mod plan; // plan
 pub(crate) mod local; // local, predict, embed, dataset inspect
 pub(crate) mod settings; // context, spec, completion
 
@@ -15,6 +16,7 @@ const AFTER_HELP: &str = "\
 First steps:
   diptych spec example > job.yaml        a spec that runs, with comments
   diptych validate -f job.yaml           every mistake at once, offline
+  diptych plan -f job.yaml               steps, memory, traffic and time of every phase, offline
   diptych local -f job.yaml --workers 2  coordinator and workers on this machine
   diptych submit -f job.yaml --follow    the same on a cluster
 
@@ -89,6 +91,7 @@ pub(crate) struct Globals {
 pub(crate) enum Verb {
     Submit(job::Submit),
     Validate(job::Validate),
+    Plan(plan::Plan),
     List(job::List),
     Describe(job::Describe),
     Watch(job::Watch),

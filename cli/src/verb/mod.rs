@@ -9,6 +9,7 @@ pub(crate) mod export; // checkpoint export
 mod weights; // checkpoint inspect
 mod cluster; // worker list, version, context
 mod spec; // validate, spec, completion
+pub(crate) mod plan; // plan
 pub(crate) mod dataset; // dataset inspect
 mod program; // predict, embed
 
@@ -29,6 +30,7 @@ pub(crate) async fn run<W: Write>(
     match command {
         Command::Remote(server, request) => remote(&Client::new(&server)?, request, out).await,
         Command::Validate(spec) => spec::validate(&spec, out),
+        Command::Plan(planning) => plan::plan(*planning, out).await,
         Command::Spec(verb) => spec::print(&verb, out),
         Command::Completion(shell) => spec::completion(shell, out),
         Command::Contexts { path, change } => cluster::contexts(path, change, out),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
-use diptych_common::spec::{JobSpec, Length, PhaseKind, PhaseSpec, schema};
+use diptych_common::spec::{JobSpec, Length, PhaseSpec, schema};
 use serde::Serialize;
 
 use crate::args::Args;
@@ -63,19 +63,13 @@ pub(super) fn completion<W: Write>(shell: Shell, out: &mut Printer<W>) -> Result
 
 impl From<&PhaseSpec> for ValidPhase {
     fn from(phase: &PhaseSpec) -> Self {
-        let kind = match phase.kind {
-            PhaseKind::Pretrain(_) => "pretrain",
-            PhaseKind::LinearEval(_) => "linear_eval",
-            PhaseKind::Finetune(_) => "finetune",
-            PhaseKind::Distill(_) => "distill",
-        };
         let (epochs, steps) = match phase.length {
             Length::Epochs(epochs) => (Some(epochs), None),
             Length::Steps(steps) => (None, Some(steps)),
         };
         Self {
             name: phase.name.to_string(),
-            kind,
+            kind: phase.kind.word(),
             batch: phase.batch,
             epochs,
             steps,

@@ -1,10 +1,11 @@
-//! What the wire said, in the words and the order that `-o json` keeps stable.
+//! What the wire said, or a plan, in the words and the order that `-o json` keeps stable.
 
 pub(crate) mod job; // jobs and phases
 pub(crate) mod summary; // what a job came to
 pub(crate) mod states; // where jobs and phases are
 pub(crate) mod history; // events, logs, metrics, explanations
 pub(crate) mod checkpoint; // checkpoints
+pub(crate) mod plan; // what a job takes
 pub(crate) mod cluster; // workers, versions, contexts
 
 pub(crate) use job::{JobView, PhaseView};

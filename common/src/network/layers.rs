@@ -87,18 +87,6 @@ pub struct Shortcut {
     pub projection: ConvNorm,
 }
 
-/// A convolution for images of some size, and the elements around it; of one view, all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Placed<'a> {
-    pub(super) conv: &'a Convolution,
-    /// Side of the square that it reads, in pixels.
-    pub(super) side: u64,
-    /// What backward needs of a pool or of mixed streams in front of it.
-    pub(super) in_front: u64,
-    /// What waits for the block's sum meanwhile.
-    pub(super) waiting: u64,
-}
-
 impl Layers {
     /// The layers of an encoder.
     pub fn of(encoder: &EncoderSpec) -> Self {
@@ -135,83 +123,11 @@ impl Layers {
         });
         self.stem.iter().map(ConvNorm::named).chain(blocks)
     }
-
-    /// Every convolution for square images of this side, in the order of [`Layers::convolutions`].
-    pub(super) fn placed(&self, image_size: u64) -> Vec<Placed<'_>> {
-        let mut all = Vec::new();
-        let (mut side, mut channels, mut in_front) = (image_size, 3, 0);
-        for ConvNorm { conv, .. } in &self.stem {
-            let (in_front, waiting) = (0, 0);
-            all.push(Placed {
-                conv,
-                side,
-                in_front,
-                waiting,
-            });
-            (side, channels) = (side.div_ceil(conv.stride), conv.output);
-        }
-        if self.max_pool.is_some() {
-            side = side.div_ceil(2);
-            // Its output, and 8 bytes for the place of every winner.
-            in_front = 3 * side.pow(2) * channels;
-        }
-        for block in &self.blocks {
-            let (side_before, channels_before) = (side, channels);
-            // The first convolution reads what waits.
-            let mut waiting = 0;
-            for part in &block.path {
-                let conv = part.first();
-                all.push(Placed {
-                    conv,
-                    side,
-                    in_front: std::mem::take(&mut in_front),
-                    waiting,
-                });
-                side = side.div_ceil(conv.stride);
-                channels = conv.output;
-                waiting = side_before.pow(2) * channels_before;
-                if let Part::Selective(kernel) = part {
-                    let streams = side.pow(2) * channels;
-                    for conv in [&kernel.squeeze.conv, &kernel.expand] {
-                        let (in_front, waiting) = (0, waiting + streams);
-                        all.push(Placed {
-                            conv,
-                            side: 1,
-                            in_front,
-                            waiting,
-                        });
-                    }
-                    channels /= 2;
-                    in_front = side.pow(2) * channels;
-                }
-            }
-            if let Some(cut) = &block.shortcut {
-                let conv = &cut.projection.conv;
-                let side_in = side_before.div_ceil(cut.average_pool.unwrap_or(1));
-                let pooled = cut.average_pool.map_or(0, |_| side_in.pow(2) * conv.input);
-                let waiting = side.pow(2) * channels;
-                all.push(Placed {
-                    conv,
-                    side: side_in,
-                    in_front: pooled,
-                    waiting,
-                });
-            }
-        }
-        all
-    }
-}
-
-impl Placed<'_> {
-    /// Cells of the square that it writes.
-    pub(super) fn area_out(&self) -> u64 {
-        self.side.div_ceil(self.conv.stride).pow(2)
-    }
 }
 
 impl Part {
     /// The convolution that reads its input.
-    fn first(&self) -> &Convolution {
+    pub(super) fn first(&self) -> &Convolution {
         match self {
             Self::Plain(plain) => &plain.conv,
             Self::Selective(kernel) => &kernel.streams.conv,

@@ -20,13 +20,12 @@
 mod widths; // channels and blocks of every stage
 mod layers; // convolutions, norms, pools and shortcuts in forward order
 mod tensors; // names, shapes and roles
-mod cost; // parameters, FLOPs, activation memory
+mod operations; // what each layer does to one view, and what stays
+mod cost; // parameters and FLOPs
 
-pub use cost::{
-    Parameters, Passes, activation_elements, forward_elements, forward_flops, head_flops,
-    parameters,
-};
+pub use cost::{Parameters, forward_flops, parameters};
 pub use layers::{Block, ConvNorm, Convolution, Layers, Part, Selective, Shortcut};
+pub use operations::{Operation, operations};
 pub use tensors::{
     Role, TensorInfo, classifier_tensors, encoder_tensors, extra_classifier_name,
     extra_classifier_tensors, head_tensors,

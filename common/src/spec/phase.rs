@@ -44,6 +44,36 @@ pub struct PhaseSpec {
     pub max_bad_images: f64,
 }
 
+/// Evaluations of a pretraining that names no interval, the last one included.
+const PRETRAIN_EVALUATIONS: u64 = 10;
+
+impl PhaseSpec {
+    /// Views of each image that a step trains on.
+    pub fn views(&self) -> u32 {
+        match self.kind {
+            PhaseKind::Pretrain(_) => 2,
+            PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) | PhaseKind::Distill(_) => 1,
+        }
+    }
+
+    /// Steps between evaluations on the way, where there are any; the end is always evaluated.
+    ///
+    /// Nobody sees from the loss whether pretraining goes well, so that it is evaluated on the way unless the spec
+    /// says when: after every tenth, at least an epoch apart. Other phases are evaluated at their end.
+    pub fn evaluation_interval(&self, steps: u64, examples: u64) -> Option<u64> {
+        let of_epochs = |epochs: f64| {
+            ((epochs * examples as f64 / f64::from(self.batch.max(1))).round() as u64).max(1)
+        };
+        let usual = match self.kind {
+            PhaseKind::Pretrain(_) => {
+                Some(steps.div_ceil(PRETRAIN_EVALUATIONS).max(of_epochs(1.0)))
+            }
+            PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) | PhaseKind::Distill(_) => None,
+        };
+        self.evaluate.every_epochs.map(of_epochs).or(usual)
+    }
+}
+
 /// What a phase trains.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PhaseKind {
@@ -55,6 +85,18 @@ pub enum PhaseKind {
     Finetune(FinetuneSpec),
     /// A student on a fixed teacher's outputs.
     Distill(DistillSpec),
+}
+
+impl PhaseKind {
+    /// As specs write it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pretrain(_) => "pretrain",
+            Self::LinearEval(_) => "linear_eval",
+            Self::Finetune(_) => "finetune",
+            Self::Distill(_) => "distill",
+        }
+    }
 }
 
 /// Contrastive pretraining.
@@ -171,6 +213,18 @@ pub enum Length {
     Epochs(f64),
     /// Optimiser steps.
     Steps(u64),
+}
+
+impl Length {
+    /// Optimiser steps of a phase over `examples` images in batches of `batch`.
+    pub fn steps(self, examples: u64, batch: u32) -> u64 {
+        match self {
+            Self::Epochs(epochs) => {
+                (examples as f64 * epochs / f64::from(batch.max(1))).floor() as u64 + 1
+            }
+            Self::Steps(steps) => steps,
+        }
+    }
 }
 
 /// The devices of a phase.

@@ -5,6 +5,8 @@ mod manifest; // strict, and old files still load
 mod pth; // a writer of .pth files
 mod imports; // files of other programs
 mod recipes; // every recipe is valid
+mod recipes; // every recipe is valid and can be planned
+mod plan; // work, memory, traffic and time by known numbers
 mod spec; // defaults, and every error at once
 mod views; // augmentations by their words
 mod corruption; // one wrong field, one error at its path

@@ -26,15 +26,12 @@ pub struct Pace {
 impl Schedule {
     /// For `examples` training images and a global `batch`.
     pub fn new(spec: &OptimizerSpec, length: Length, examples: u64, batch: u32) -> Self {
+        let total_steps = length.steps(examples, batch);
         let (examples, batch) = (examples as f64, f64::from(batch.max(1)));
         let factor = match spec.scaling {
             Scaling::Linear => batch / 256.0,
             Scaling::Sqrt => batch.sqrt(),
             Scaling::None => 1.0,
-        };
-        let total_steps = match length {
-            Length::Epochs(epochs) => (examples * epochs / batch).floor() as u64 + 1,
-            Length::Steps(steps) => steps,
         };
         let warmup_steps = (spec.warmup_epochs * examples / batch).floor() as u64;
         Self {

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use diptych_common::ids::Step;
-use diptych_common::spec::{PhaseKind, PhaseSpec};
-
-/// Evaluations of a pretraining that names no interval, the last one included.
-const PRETRAIN_EVALUATIONS: u64 = 10;
+use diptych_common::spec::PhaseSpec;
 
 /// When to save and to evaluate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,24 +16,12 @@ pub struct Cadence {
 
 impl Cadence {
     /// The cadence of a phase of `total` steps over `examples` images.
-    ///
-    /// Nobody sees from the loss whether pretraining goes well, so that it is evaluated on the way unless the spec
-    /// says when: after every tenth, at least an epoch apart. Other phases are evaluated at their end.
     pub fn new(phase: &PhaseSpec, total: Step, examples: u64) -> Self {
-        let steps = |epochs: f64| {
-            ((epochs * examples as f64 / f64::from(phase.batch)).round() as u64).max(1)
-        };
-        let usual = match phase.kind {
-            PhaseKind::Pretrain(_) => {
-                Some(total.get().div_ceil(PRETRAIN_EVALUATIONS).max(steps(1.0)))
-            }
-            PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) | PhaseKind::Distill(_) => None,
-        };
         Self {
             total: total.get(),
             save_every: phase.checkpoint.every,
             save_every_steps: phase.checkpoint.every_steps,
-            evaluate_every_steps: phase.evaluate.every_epochs.map(steps).or(usual),
+            evaluate_every_steps: phase.evaluation_interval(total.get(), examples),
         }
     }
 

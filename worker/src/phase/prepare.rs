@@ -17,7 +17,7 @@ use super::finetune::Finetune;
 use super::linear_eval::LinearEval;
 use super::pretrain::Pretrain;
 use super::stream::Batches;
-use super::task::{EvalData, Task, views};
+use super::task::{EvalData, Task};
 use super::{Learner, PhaseError};
 use super::{import, preflight, refuse};
 use crate::batch::order::{Shortage, Stream};
@@ -153,7 +153,7 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
         seed: assignment.spec.seed(),
         phase: phase.index,
         stream,
-        views: views(&phase),
+        views: phase.views(),
         augment: phase.augment.clone(),
         shortage,
         groups_at_once,

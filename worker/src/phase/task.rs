@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use diptych_common::spec::{PhaseKind, PhaseSpec};
-
 use super::evaluation::{self, Reading};
 use super::tally::Tally;
 use super::{Learner, PhaseError};
@@ -126,13 +124,5 @@ impl EvalData {
             }
             _ => Ok(Vec::new()),
         }
-    }
-}
-
-/// Views of each image that a phase trains on.
-pub fn views(phase: &PhaseSpec) -> u32 {
-    match phase.kind {
-        PhaseKind::Pretrain(_) => 2,
-        PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) | PhaseKind::Distill(_) => 1,
     }
 }

@@ -10,7 +10,7 @@ use super::bad::BadShare;
 use super::cadence::Cadence;
 use super::keeper::Keeper;
 use super::prepare::Prepared;
-use super::task::{Values, measured, views};
+use super::task::{Values, measured};
 use crate::collective::Gang;
 use crate::reduce::Buckets;
 use crate::tensorboard::Board;
@@ -50,7 +50,7 @@ impl Prepared {
             &self.assignment,
             &self.storage,
             self.learner.step,
-            views(&self.phase),
+            self.phase.views(),
         )?;
         let mut buckets = Buckets::new(&self.learner.model, gang.gradients.clone())?;
         let (total, phase) = (self.learner.total(), self.phase.clone());

@@ -48,8 +48,16 @@ async fn four_phases_end_in_a_student_that_predicts() -> Result<()> {
 
     let file = cluster.dir().join("spec.yaml");
     let plan = cluster.json(&["plan", "-f", &file.display().to_string()])?;
-    ensure!(plan["notes"] == serde_json::json!([]), "the data was read: {plan:#}");
-    for (planned, phase) in plan["phases"].as_array().context("phases")?.iter().zip(&done.phases) {
+    ensure!(
+        plan["notes"] == serde_json::json!([]),
+        "the data was read: {plan:#}"
+    );
+    for (planned, phase) in plan["phases"]
+        .as_array()
+        .context("phases")?
+        .iter()
+        .zip(&done.phases)
+    {
         ensure!(planned["name"] == phase.name, "{planned:#}");
         ensure!(
             planned["steps"] == phase.total_steps,
@@ -61,7 +69,9 @@ async fn four_phases_end_in_a_student_that_predicts() -> Result<()> {
         let is_last = |row: &&serde_json::Value| row["phase"] == phase.name && row["final"] == true;
         let row = rows.iter().find(is_last).context("a final checkpoint")?;
         let (bytes, tensors) = (row["bytes"].as_u64(), planned["checkpoint_bytes"].as_u64());
-        let beside = bytes.zip(tensors).and_then(|(bytes, tensors)| bytes.checked_sub(tensors));
+        let beside = bytes
+            .zip(tensors)
+            .and_then(|(bytes, tensors)| bytes.checked_sub(tensors));
         // Headers and the manifest: some hundred bytes a tensor.
         ensure!(
             beside.is_some_and(|beside| beside < 200_000),

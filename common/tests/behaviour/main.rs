@@ -4,7 +4,7 @@ mod checkpoint; // written, damaged, exported, read back
 mod manifest; // strict, and old files still load
 mod pth; // a writer of .pth files
 mod imports; // files of other programs
-mod recipes; // every recipe is valid
+mod import_damage; // files that are refused
 mod recipes; // every recipe is valid and can be planned
 mod plan; // work, memory, traffic and time by known numbers
 mod spec; // defaults, and every error at once

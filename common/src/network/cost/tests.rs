@@ -2,7 +2,9 @@
 
 use serde::Deserialize;
 
-use super::super::{Layers, classifier_tensors, encoder_tensors, features, head_tensors, layer_width};
+use super::super::{
+    Layers, classifier_tensors, encoder_tensors, features, head_tensors, layer_width,
+};
 use super::*;
 use crate::spec::{BasicShortcut, Depth, HeadSpec, Stem};
 

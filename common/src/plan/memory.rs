@@ -244,7 +244,14 @@ impl Setting<'_> {
     fn start(&self, sizes: Sizes) -> u64 {
         let network = |network: &Network| (network.elements(), network.parameters().trainable);
         let (kept, momentum) = match &self.phase.kind {
-            PhaseKind::Distill(_) => self.networks.teacher.as_ref().map_or((0, 0), network),
+            PhaseKind::Distill(spec) => {
+                let teacher = self.networks.teacher.as_ref().map_or((0, 0), network);
+                let student = match &spec.from {
+                    Source::Random => (0, 0),
+                    Source::Phase(_) | Source::Import(_) => network(&self.networks.own),
+                };
+                (teacher.0 + student.0, teacher.1 + student.1)
+            }
             PhaseKind::Pretrain(spec) if spec.from == Source::Random => (0, 0),
             PhaseKind::Finetune(spec) if spec.from == Source::Random => (0, 0),
             PhaseKind::LinearEval(spec) if spec.from == Source::Random => (0, 0),

@@ -156,8 +156,6 @@ impl Networks {
                 (network.reading("fc", tune.head_layer, classes), None)
             }
             PhaseKind::Distill(distill) => {
-                let fixed =
-                    |encoder, layer| with_head(encoder, layer).reading("fc", layer, classes);
                 let teacher = match &distill.teacher {
                     Teacher::Phase(name) => spec.phase_named(name).map(|teacher| {
                         let layer = match &teacher.kind {
@@ -165,10 +163,14 @@ impl Networks {
                             PhaseKind::Finetune(tune) => tune.head_layer,
                             PhaseKind::Pretrain(_) | PhaseKind::Distill(_) => 0,
                         };
-                        fixed(spec.encoder_of(teacher), layer)
+                        (spec.encoder_of(teacher), layer)
                     }),
-                    Teacher::Import(_) => Some(fixed(spec.encoder(), 0)),
+                    // An imported teacher is taken to be the job's encoder.
+                    Teacher::Import(_) => Some((spec.encoder(), 0)),
                 };
+                let teacher = teacher.map(|(encoder, layer)| {
+                    with_head(encoder, layer).reading("fc", layer, classes)
+                });
                 (with_head(encoder, 0).reading("fc", 0, classes), teacher)
             }
         };

@@ -4,7 +4,7 @@ use crate::network::{
     Operation, Parameters, Role, TensorInfo, classifier_tensors, encoder_tensors, features,
     head_tensors, operations, parameters,
 };
-use crate::spec::{EncoderSpec, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Rule};
+use crate::spec::{EncoderSpec, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Rule, Teacher};
 
 /// Encoder, the layers of the projection head that are built, and classifiers.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,14 +156,20 @@ impl Networks {
                 (network.reading("fc", tune.head_layer, classes), None)
             }
             PhaseKind::Distill(distill) => {
-                let teacher = spec.phase_named(&distill.teacher).map(|teacher| {
-                    let layer = match &teacher.kind {
-                        PhaseKind::LinearEval(linear) => linear.layers.first,
-                        PhaseKind::Finetune(tune) => tune.head_layer,
-                        PhaseKind::Pretrain(_) | PhaseKind::Distill(_) => 0,
-                    };
-                    with_head(spec.encoder_of(teacher), layer).reading("fc", layer, classes)
-                });
+                let teach =
+                    |encoder, layer| with_head(encoder, layer).reading("fc", layer, classes);
+                let teacher = match &distill.teacher {
+                    Teacher::Phase(name) => spec.phase_named(name).map(|teacher| {
+                        let layer = match &teacher.kind {
+                            PhaseKind::LinearEval(linear) => linear.layers.first,
+                            PhaseKind::Finetune(tune) => tune.head_layer,
+                            PhaseKind::Pretrain(_) | PhaseKind::Distill(_) => 0,
+                        };
+                        teach(spec.encoder_of(teacher), layer)
+                    }),
+                    // Known once it is read; until then it is taken to be the job's.
+                    Teacher::Import(_) => Some(teach(spec.encoder(), 0)),
+                };
                 (with_head(encoder, 0).reading("fc", 0, classes), teacher)
             }
         };

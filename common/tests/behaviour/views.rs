@@ -4,10 +4,15 @@ use diptych_common::spec::{
 
 use super::spec::check;
 
-/// The augmentation of the first phase, which is a `pretrain`.
+/// The augmentation of the first phase, which is a `pretrain`, of images of 32 pixels or 224.
 fn views(augment: &str) -> AugmentSpec {
     let set = format!("phases[0].augment={augment}");
-    check(&[&set])
+    let stem = if augment.contains("224") {
+        "imagenet"
+    } else {
+        "cifar"
+    };
+    check(&[&set, &format!("encoder.stem={stem}")])
         .unwrap_or_else(|errors| panic!("{errors}"))
         .phases()[0]
         .augment

@@ -14,7 +14,7 @@ pub mod gather; // all ranks' rows in one order
 pub mod loss; // NT-Xent, cross-entropy, distillation
 pub mod backward; // micro-batches
 pub mod reduce; // gradient buckets
-pub mod optim; // LARS, SGD, schedule
+pub mod optim; // LARS, SGD, AdamW, schedule
 pub mod checkpoint; // state out and in
 pub mod tensorboard; // curves and pictures beside the checkpoints
 pub mod phase; // pretrain, linear_eval, finetune, distill

@@ -87,8 +87,8 @@ pub fn head_layers<'a>(names: impl IntoIterator<Item = &'a String>) -> u32 {
 }
 
 /// `i` of `head.{i}.…`.
-fn head_layer(name: &str) -> Option<u32> {
-    name.split('.').nth(1)?.parse().ok()
+pub(crate) fn head_layer(name: &str) -> Option<u32> {
+    name.strip_prefix("head.")?.split('.').next()?.parse().ok()
 }
 
 /// Writes the file: the tensors that [`wanted`] picked, and `num_batches_tracked` beside every running mean, so that

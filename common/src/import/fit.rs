@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::checkpoint::Tensors;
+use crate::checkpoint::export::head_layer;
 use crate::network::{TensorInfo, encoder_tensors, head_tensors};
 use crate::spec::{EncoderSpec, HeadSpec, flow};
 
@@ -98,11 +99,6 @@ pub(super) fn differences(
     };
     let same = misfit.missing.is_empty() && misfit.extra.is_empty() && misfit.shapes.is_empty();
     (!same).then_some(misfit)
-}
-
-/// `i` of `head.{i}.…`.
-fn head_layer(name: &str) -> Option<u32> {
-    name.strip_prefix("head.")?.split('.').next()?.parse().ok()
 }
 
 /// The fields in which an encoder differs from another, as in a spec.

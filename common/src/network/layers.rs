@@ -36,6 +36,9 @@ pub struct Convolution {
     pub stride: u64,
 }
 
+/// ε of every batch norm.
+pub const NORM_EPSILON: f64 = 1e-5;
+
 /// A convolution and the batch norm after it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConvNorm {
@@ -85,6 +88,13 @@ pub struct Shortcut {
     pub average_pool: Option<u64>,
     /// 1×1; its stride is 1 behind a pool.
     pub projection: ConvNorm,
+}
+
+impl Convolution {
+    /// Cells of zeros on each side.
+    pub fn padding(&self) -> u64 {
+        self.kernel / 2
+    }
 }
 
 impl Layers {

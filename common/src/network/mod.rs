@@ -24,10 +24,10 @@ mod operations; // what each layer does to one view, and what stays
 mod cost; // parameters and FLOPs
 
 pub use cost::{Parameters, forward_flops, parameters};
-pub use layers::{Block, ConvNorm, Convolution, Layers, Part, Selective, Shortcut};
+pub use layers::{Block, ConvNorm, Convolution, Layers, NORM_EPSILON, Part, Selective, Shortcut};
 pub use operations::{Operation, operations};
 pub use tensors::{
     Role, TensorInfo, classifier_tensors, encoder_tensors, extra_classifier_name,
-    extra_classifier_tensors, head_tensors,
+    extra_classifier_tensors, head_tensors, probe_tensors,
 };
 pub use widths::{Widths, features, layer_width};

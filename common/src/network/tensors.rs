@@ -93,6 +93,11 @@ pub fn classifier_tensors(features: u64, classes: u64) -> [TensorInfo; 2] {
     linear("fc", features, classes)
 }
 
+/// The concurrent probe of a pretraining: `probe.weight` and `probe.bias`.
+pub fn probe_tensors(features: u64, classes: u64) -> [TensorInfo; 2] {
+    linear("probe", features, classes)
+}
+
 /// One of the other classifiers of a linear evaluation of several layers: `fc_at.{layer}.weight` and `….bias`. They
 /// are no part of the network that later phases and exports take.
 pub fn extra_classifier_tensors(layer: u32, features: u64, classes: u64) -> [TensorInfo; 2] {

@@ -81,9 +81,8 @@ impl DataFacts {
                 ((self.images as f64 * share).round() as u64).max(self.classes.min(self.images))
             }
             Labels::Share { share, .. } => {
-                let of_class = |size: &u64| ((*size as f64 * share).round() as u64).max(1);
                 let filled = self.class_sizes.iter().filter(|size| **size > 0);
-                filled.map(of_class).sum()
+                filled.map(|size| Labels::share_of(*size, *share)).sum()
             }
             Labels::PerClass { count, .. } => u64::from(*count)
                 .saturating_mul(self.classes)

@@ -1,6 +1,6 @@
 //! How many images the fullest rank holds.
 
-use crate::spec::{PhaseKind, PhaseSpec};
+use crate::spec::PhaseSpec;
 
 /// Images per step of the rank that holds most.
 ///
@@ -26,12 +26,7 @@ impl Share {
         let most = lanes.div_ceil(u64::from(ranks));
         let held = most.min(lanes_per_group.div_ceil(u64::from(ranks)) * u64::from(groups));
         let of = |batch: u32, lanes_held: u64| u64::from(batch) / lanes.max(1) * lanes_held;
-        let labelled = match &phase.kind {
-            PhaseKind::Distill(distill) => {
-                distill.labelled.as_ref().map_or(0, |stream| stream.batch)
-            }
-            PhaseKind::Pretrain(_) | PhaseKind::LinearEval(_) | PhaseKind::Finetune(_) => 0,
-        };
+        let labelled = phase.kind.labelled_batch();
         Self {
             images: of(phase.batch, most),
             held: of(phase.batch, held),

@@ -243,22 +243,14 @@ impl Setting<'_> {
     /// What is loaded is there as stored and as tensors, and a weight is made in f64 before it takes its value.
     fn start(&self, sizes: Sizes) -> u64 {
         let network = |network: &Network| (network.elements(), network.parameters().trainable);
-        let (kept, momentum) = match &self.phase.kind {
-            PhaseKind::Distill(spec) => {
-                let teacher = self.networks.teacher.as_ref().map_or((0, 0), network);
-                let student = match &spec.from {
-                    Source::Random => (0, 0),
-                    Source::Phase(_) | Source::Import(_) => network(&self.networks.own),
-                };
-                (teacher.0 + student.0, teacher.1 + student.1)
-            }
-            PhaseKind::Pretrain(spec) if spec.from == Source::Random => (0, 0),
-            PhaseKind::Finetune(spec) if spec.from == Source::Random => (0, 0),
-            PhaseKind::LinearEval(spec) if spec.from == Source::Random => (0, 0),
-            PhaseKind::Pretrain(_) | PhaseKind::Finetune(_) | PhaseKind::LinearEval(_) => {
-                network(&self.networks.own)
-            }
+        let (mut kept, mut momentum) = match self.phase.kind.source() {
+            Source::Random => (0, 0),
+            Source::Phase(_) | Source::Import(_) => network(&self.networks.own),
         };
+        if let Some(teacher) = &self.networks.teacher {
+            let (elements, trainable) = network(teacher);
+            (kept, momentum) = (kept + elements, momentum + trainable);
+        }
         let stored = sizes.weight * (kept + momentum);
         sizes.weight * kept + stored.max(INITIAL * self.networks.own.largest())
     }
@@ -293,14 +285,13 @@ impl Memory {
 
 impl Sizes {
     fn of(precision: Precision) -> Self {
-        let (weight, activation) = match precision {
-            Precision::Fp32 => (4, 4),
-            Precision::Fp64 => (8, 8),
-            Precision::Bf16 => (4, 2),
-        };
+        let weight = precision.weight_bytes();
         Self {
             weight,
-            activation,
+            activation: match precision {
+                Precision::Fp32 | Precision::Fp64 => weight,
+                Precision::Bf16 => 2,
+            },
             patches: precision == Precision::Fp64,
         }
     }

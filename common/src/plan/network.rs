@@ -1,8 +1,8 @@
 //! What a phase computes: its networks and which parts of them it trains.
 
 use crate::network::{
-    Operation, Parameters, Role, TensorInfo, classifier_tensors, encoder_tensors, features,
-    head_tensors, operations, parameters,
+    Operation, Parameters, Role, TensorInfo, classifier_tensors, encoder_tensors,
+    extra_classifier_tensors, features, head_tensors, operations, parameters, probe_tensors,
 };
 use crate::spec::{EncoderSpec, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Rule, Teacher};
 
@@ -60,15 +60,16 @@ impl Network {
         }
     }
 
-    /// The same with a classifier, called `name`, on a layer: 0 is the encoder's output.
-    fn reading(mut self, name: &str, layer: u32, classes: u64) -> Self {
+    /// The same with a classifier of these `tensors` on a layer: 0 is the encoder's output.
+    fn reading(
+        mut self,
+        layer: u32,
+        classes: u64,
+        tensors: impl FnOnce(u64, u64) -> [TensorInfo; 2],
+    ) -> Self {
         let width = self.width(layer);
         self.classifiers.push((width, classes));
-        for mut tensor in classifier_tensors(width, classes) {
-            let (_, field) = tensor.name.split_once('.').unwrap_or_default();
-            tensor.name = format!("{name}.{field}");
-            self.tensors.push(tensor);
-        }
+        self.tensors.extend(tensors(width, classes));
         self
     }
 
@@ -139,21 +140,27 @@ impl Networks {
                 let own = match pretrain.probe {
                     Some(false) => network,
                     _ if classes == 0 => network,
-                    _ => network.reading("probe", pretrain.probe_layer, classes),
+                    _ => network.reading(pretrain.probe_layer, classes, probe_tensors),
                 };
                 (own, None)
             }
             PhaseKind::LinearEval(linear) => {
                 let network = with_head(encoder, linear.layers.deepest());
-                let own = network.reading("fc", linear.layers.first, classes);
+                let own = network.reading(linear.layers.first, classes, classifier_tensors);
                 let beside = linear.layers.others.iter();
-                let read =
-                    |network: Network, layer: &u32| network.reading("fc_at", *layer, classes);
+                let read = |network: Network, layer: &u32| {
+                    network.reading(*layer, classes, |inputs, classes| {
+                        extra_classifier_tensors(*layer, inputs, classes)
+                    })
+                };
                 (beside.fold(own, read), None)
             }
             PhaseKind::Finetune(tune) => {
                 let network = with_head(encoder, tune.head_layer);
-                (network.reading("fc", tune.head_layer, classes), None)
+                (
+                    network.reading(tune.head_layer, classes, classifier_tensors),
+                    None,
+                )
             }
             PhaseKind::Distill(distill) => {
                 let teacher = match &distill.teacher {
@@ -169,9 +176,12 @@ impl Networks {
                     Teacher::Import(_) => Some((spec.encoder(), 0)),
                 };
                 let teacher = teacher.map(|(encoder, layer)| {
-                    with_head(encoder, layer).reading("fc", layer, classes)
+                    with_head(encoder, layer).reading(layer, classes, classifier_tensors)
                 });
-                (with_head(encoder, 0).reading("fc", 0, classes), teacher)
+                (
+                    with_head(encoder, 0).reading(0, classes, classifier_tensors),
+                    teacher,
+                )
             }
         };
         Self {

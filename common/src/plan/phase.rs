@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::ids::{DataName, PhaseName};
 use crate::network::{Role, TensorInfo, parameters};
-use crate::spec::{JobSpec, PhaseKind, PhaseSpec, Precision};
+use crate::spec::{JobSpec, PhaseKind, PhaseSpec};
 
 use super::facts::{DataFacts, Facts};
 use super::layout::Share;
@@ -265,8 +265,8 @@ impl Work {
             }
             PhaseKind::LinearEval(_) => batch * (forward + 2.0 * classifier),
             PhaseKind::Finetune(_) => batch * 3.0 * forward,
-            PhaseKind::Distill(distill) => {
-                let labelled = distill.labelled.as_ref().map_or(0, |stream| stream.batch);
+            PhaseKind::Distill(_) => {
+                let labelled = phase.kind.labelled_batch();
                 let teacher = networks
                     .teacher
                     .as_ref()
@@ -290,10 +290,6 @@ impl Work {
 
 /// Weights, running statistics, the optimiser's state and a memory.
 fn checkpoint_bytes(phase: &PhaseSpec, networks: &Networks) -> u64 {
-    let element = match phase.gang.precision {
-        Precision::Fp64 => 8,
-        Precision::Fp32 | Precision::Bf16 => 4,
-    };
     let optimizer = networks.trained() * networks.kept_of_each;
-    element * (networks.own.elements() + optimizer + networks.memory())
+    phase.gang.precision.weight_bytes() * (networks.own.elements() + optimizer + networks.memory())
 }

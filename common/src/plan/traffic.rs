@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::spec::{PhaseKind, PhaseSpec, Precision};
+use crate::spec::{PhaseKind, PhaseSpec};
 
 use super::network::Networks;
 
@@ -32,10 +32,7 @@ impl Traffic {
         if ranks < 2 {
             return Self::default();
         }
-        let element = match phase.gang.precision {
-            Precision::Fp64 => 8,
-            Precision::Fp32 | Precision::Bf16 => 4,
-        };
+        let element = phase.gang.precision.weight_bytes();
         let others = f64::from(ranks - 1);
         let share = others / f64::from(ranks);
         let parts = u64::from(phase.groups / phase.micro_batch_groups.max(1));

@@ -59,3 +59,10 @@ pub enum Labels {
         url: String,
     },
 }
+
+impl Labels {
+    /// How many of a class of this size a share takes: rounded, but at least one.
+    pub fn share_of(size: u64, share: f64) -> u64 {
+        ((size as f64 * share).round() as u64).max(1)
+    }
+}

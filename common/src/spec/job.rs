@@ -82,18 +82,13 @@ impl JobSpec {
     pub fn encoder_of<'a>(&'a self, phase: &'a PhaseSpec) -> &'a EncoderSpec {
         match &phase.kind {
             PhaseKind::Pretrain(pretrain) => &pretrain.encoder,
-            PhaseKind::LinearEval(spec) => self.encoder_from(&spec.from),
-            PhaseKind::Finetune(spec) => self.encoder_from(&spec.from),
             PhaseKind::Distill(spec) => &spec.student,
-        }
-    }
-
-    fn encoder_from<'a>(&'a self, from: &Source) -> &'a EncoderSpec {
-        match from {
-            Source::Random | Source::Import(_) => &self.encoder,
-            Source::Phase(name) => self
-                .phase_named(name)
-                .map_or(&self.encoder, |phase| self.encoder_of(phase)),
+            kind @ (PhaseKind::LinearEval(_) | PhaseKind::Finetune(_)) => match kind.source() {
+                Source::Random | Source::Import(_) => &self.encoder,
+                Source::Phase(name) => self
+                    .phase_named(name)
+                    .map_or(&self.encoder, |phase| self.encoder_of(phase)),
+            },
         }
     }
 

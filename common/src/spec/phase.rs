@@ -72,6 +72,15 @@ impl PhaseSpec {
         };
         self.evaluate.every_epochs.map(of_epochs).or(usual)
     }
+
+    /// The measurements by which the phase is stopped or its result chosen, each with the path of its field.
+    pub fn judged_by(&self) -> impl Iterator<Item = (&'static str, Metric)> + use<> {
+        let stop = self.evaluate.stop_after.map(|stop| stop.metric);
+        let best = self.checkpoint.best;
+        let paths = ["evaluate.stop_after.metric", "checkpoint.select.best"];
+        let both = paths.into_iter().zip([stop, best]);
+        both.filter_map(|(path, metric)| Some((path, metric?)))
+    }
 }
 
 /// What a phase trains.
@@ -95,6 +104,24 @@ impl PhaseKind {
             Self::LinearEval(_) => "linear_eval",
             Self::Finetune(_) => "finetune",
             Self::Distill(_) => "distill",
+        }
+    }
+
+    /// Images per step of the labelled stream beside a distillation; 0 where there is none.
+    pub fn labelled_batch(&self) -> u32 {
+        match self {
+            Self::Distill(spec) => spec.labelled.as_ref().map_or(0, |stream| stream.batch),
+            Self::Pretrain(_) | Self::LinearEval(_) | Self::Finetune(_) => 0,
+        }
+    }
+
+    /// What the network that it trains starts from.
+    pub fn source(&self) -> &Source {
+        match self {
+            Self::Pretrain(spec) => &spec.from,
+            Self::LinearEval(spec) => &spec.from,
+            Self::Finetune(spec) => &spec.from,
+            Self::Distill(spec) => &spec.from,
         }
     }
 }
@@ -260,6 +287,16 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// Bytes of a number in weights, statistics and losses.
+    pub fn weight_bytes(self) -> u64 {
+        match self {
+            Self::Fp32 | Self::Bf16 => 4,
+            Self::Fp64 => 8,
+        }
+    }
+}
+
 /// When to save, and how much to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointSpec {
@@ -315,18 +352,15 @@ impl Metric {
     }
 }
 
-impl PhaseSpec {
-    /// The measurements by which the phase is stopped or its result chosen, each with the path of its field.
-    pub fn judged_by(&self) -> impl Iterator<Item = (&'static str, Metric)> + use<> {
-        let stop = self.evaluate.stop_after.map(|stop| stop.metric);
-        let best = self.checkpoint.best;
-        let paths = ["evaluate.stop_after.metric", "checkpoint.select.best"];
-        let both = paths.into_iter().zip([stop, best]);
-        both.filter_map(|(path, metric)| Some((path, metric?)))
-    }
-}
-
 impl HeadLayers {
+    /// One alone.
+    pub fn one(layer: u32) -> Self {
+        Self {
+            first: layer,
+            others: Vec::new(),
+        }
+    }
+
     /// All of them, the phase's own first.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         std::iter::once(self.first).chain(self.others.iter().copied())

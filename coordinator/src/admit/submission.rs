@@ -54,33 +54,24 @@ pub fn unusable(draft: JobDraft, problem: String, phases: usize) -> Option<Submi
 
 fn plan(spec: &JobSpec, phase: &PhaseSpec) -> PhasePlan {
     let position = |name: &PhaseName| spec.phase_named(name).map(|phase| phase.index);
-    let of_source = |source: &Source| match source {
-        Source::Phase(name) => position(name),
-        Source::Random | Source::Import(_) => None,
-    };
-    let of_teacher = |teacher: &Teacher| match teacher {
-        Teacher::Phase(name) => position(name),
-        Teacher::Import(_) => None,
-    };
-    let (kind, inputs): (_, [Option<PhaseIndex>; 2]) = match &phase.kind {
-        PhaseKind::Pretrain(pretrain) => ("pretrain", [of_source(&pretrain.from), None]),
-        PhaseKind::LinearEval(linear) => ("linear_eval", [of_source(&linear.from), None]),
-        PhaseKind::Finetune(finetune) => ("finetune", [of_source(&finetune.from), None]),
-        PhaseKind::Distill(distill) => {
-            let teacher = of_teacher(&distill.teacher);
-            // One phase may be both.
-            let from = of_source(&distill.from).filter(|from| teacher != Some(*from));
-            ("distill", [teacher, from])
-        }
-    };
+    let mut inputs = Vec::new();
+    if let PhaseKind::Distill(distill) = &phase.kind
+        && let Teacher::Phase(name) = &distill.teacher
+    {
+        inputs.extend(position(name));
+    }
+    if let Source::Phase(name) = phase.kind.source() {
+        // One phase may be both.
+        inputs.extend(position(name).filter(|from| !inputs.contains(from)));
+    }
     PhasePlan {
         index: phase.index,
         name: phase.name.clone(),
-        kind,
+        kind: phase.kind.word(),
         device: phase.gang.device,
         min: phase.gang.min,
         max: phase.gang.max,
-        inputs: inputs.into_iter().flatten().collect(),
+        inputs,
         keep: phase.checkpoint.keep,
     }
 }

@@ -107,8 +107,9 @@ fn by_class(labels: impl Iterator<Item = Option<u32>>) -> Vec<Vec<u64>> {
 
 /// A share of each class, rounded, but at least one sample of a class that has any.
 fn draw_share(classes: &[Vec<u64>], share: f64, seed: u64) -> Vec<u64> {
-    let count = |class: &[u64]| ((class.len() as f64 * share).round() as usize).max(1);
-    take(classes, seed, count)
+    take(classes, seed, |class| {
+        Labels::share_of(class.len() as u64, share) as usize
+    })
 }
 
 /// A number of each class.

@@ -33,10 +33,7 @@ pub fn load(
     let (store, root) = storage.parts();
     let bad = |error: LoadError| match error {
         LoadError::Store(error) => PhaseError::Storage(error.to_string()),
-        damage => PhaseError::BadCheckpoint {
-            object: checkpoint.manifest.to_string(),
-            problem: damage.to_string(),
-        },
+        damage => PhaseError::bad_checkpoint(&checkpoint.manifest, damage),
     };
     runtime()?.block_on(async {
         let reader = CheckpointReader::open(Arc::clone(store), root.clone(), checkpoint)
@@ -59,10 +56,7 @@ pub fn import(url: &str) -> Result<Imported, PhaseError> {
     read.map_err(|error| match error {
         ImportError::Store(error) => PhaseError::from(error),
         ImportError::Machine(_) => PhaseError::Storage(format!("{url}: {error}")),
-        other => PhaseError::BadCheckpoint {
-            object: url.to_owned(),
-            problem: other.to_string(),
-        },
+        other => PhaseError::bad_checkpoint(url, other),
     })
 }
 

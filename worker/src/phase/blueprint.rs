@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use diptych_common::checkpoint::{Classifier, Manifest, NetworkDescription, Role, export};
+use diptych_common::checkpoint::{Classifier, NetworkDescription, Role, export};
 use diptych_common::digest::Digest;
 use diptych_common::ids::PhaseName;
-use diptych_common::spec::{
-    DistillSpec, EncoderSpec, HeadLayers, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source,
-};
+use diptych_common::spec::{HeadLayers, HeadSpec, JobSpec, PhaseKind, PhaseSpec, Source};
 use tch::Tensor;
 
 use super::{PhaseError, import};
@@ -41,6 +39,19 @@ pub struct Start {
     pub advice: Option<String>,
 }
 
+/// A fixed network that tells classes apart, not built yet.
+#[derive(Debug)]
+pub struct Teaching {
+    /// What is built.
+    pub model: ModelSpec,
+    /// What it tells apart.
+    pub classes: Vec<String>,
+    /// Key or URL, for messages.
+    pub object: String,
+    /// Its weights by name.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
 // === impl Start ===
 
 impl Start {
@@ -62,24 +73,16 @@ pub fn plan(
     storage: &Storage,
     classes: Option<&[String]>,
 ) -> Result<Blueprint, PhaseError> {
-    let count = classes.map(|classes| classes.len() as u32);
-    let encoder = spec.encoder_of(phase).clone();
     match &phase.kind {
         PhaseKind::Pretrain(pretrain) => {
-            let used = |_: Option<&HeadSpec>| {
-                let head = pretrain.head.clone()?;
-                Some((head.clone(), head.layers))
-            };
-            let (mut start, _) = open(&pretrain.from, &encoder, used, (inputs, storage))?;
+            let encoder = spec.encoder_of(phase).clone();
+            let (mut start, _) = open(spec, phase, (inputs, storage))?;
+            let head = head_used(spec, phase, None);
             if let Some(start) = &mut start {
-                let wanted = pretrain.head.as_ref().map_or(0, |head| head.layers);
+                let wanted = head.as_ref().map_or(0, |head| head.layers);
                 start.head = export::head_layers(start.tensors.keys()) >= wanted;
             }
-            let classes = count.filter(|_| pretrain.probe != Some(false));
-            let head = pretrain.head.clone().map(|spec| HeadPart {
-                layers: spec.layers,
-                spec,
-            });
+            let classes = classes.filter(|_| pretrain.probe != Some(false));
             Ok(Blueprint {
                 description: NetworkDescription {
                     encoder: encoder.clone(),
@@ -90,34 +93,21 @@ pub fn plan(
                     head,
                     probe: classes.map(|classes| Reader {
                         layer: pretrain.probe_layer,
-                        classes,
+                        classes: classes.len() as u32,
                     }),
                     ..ModelSpec::bare(encoder)
                 },
                 start,
             })
         }
-        PhaseKind::LinearEval(linear) => classifier(
-            spec,
-            encoder,
-            (&linear.from, &linear.layers),
-            inputs,
-            storage,
-            classes,
-        ),
+        PhaseKind::LinearEval(linear) => {
+            let classes = classes.unwrap_or_default();
+            classifier(spec, phase, &linear.layers, (inputs, storage), classes)
+        }
         PhaseKind::Finetune(tune) => {
-            let layers = HeadLayers {
-                first: tune.head_layer,
-                others: Vec::new(),
-            };
-            classifier(
-                spec,
-                encoder,
-                (&tune.from, &layers),
-                inputs,
-                storage,
-                classes,
-            )
+            let layers = HeadLayers::one(tune.head_layer);
+            let classes = classes.unwrap_or_default();
+            classifier(spec, phase, &layers, (inputs, storage), classes)
         }
         PhaseKind::Distill(_) => Err(PhaseError::Internal(
             "a distillation's network follows its teacher".to_owned(),
@@ -125,18 +115,40 @@ pub fn plan(
     }
 }
 
+/// The projection head that a phase builds, or the layers of it, given the one that its start was trained with.
+pub(super) fn head_used(
+    spec: &JobSpec,
+    phase: &PhaseSpec,
+    held: Option<&HeadSpec>,
+) -> Option<HeadPart> {
+    let (head, layers) = match &phase.kind {
+        PhaseKind::Pretrain(pretrain) => {
+            let head = pretrain.head.as_ref()?;
+            (head, head.layers)
+        }
+        PhaseKind::LinearEval(linear) => (held.or(spec.head())?, linear.layers.deepest()),
+        PhaseKind::Finetune(tune) => (held.or(spec.head())?, tune.head_layer),
+        PhaseKind::Distill(_) => return None,
+    };
+    Some(HeadPart {
+        spec: head.clone(),
+        layers,
+    })
+}
+
 /// Plans a student that tells a teacher's classes apart.
 ///
 /// # Errors
 /// Fails where what it starts from cannot be loaded or is another network.
 pub fn student(
-    spec: &DistillSpec,
+    spec: &JobSpec,
+    phase: &PhaseSpec,
     inputs: &BTreeMap<PhaseName, CheckpointRef>,
     storage: &Storage,
     classes: Vec<String>,
 ) -> Result<Blueprint, PhaseError> {
-    let encoder = spec.student.clone();
-    let (start, _) = open(&spec.from, &encoder, |_| None, (inputs, storage))?;
+    let encoder = spec.encoder_of(phase).clone();
+    let (start, _) = open(spec, phase, (inputs, storage))?;
     Ok(Blueprint {
         model: ModelSpec {
             classifier: Some(Reader {
@@ -159,21 +171,14 @@ pub fn student(
 
 fn classifier(
     spec: &JobSpec,
-    encoder: EncoderSpec,
-    (from, layers): (&Source, &HeadLayers),
-    inputs: &BTreeMap<PhaseName, CheckpointRef>,
-    storage: &Storage,
-    classes: Option<&[String]>,
+    phase: &PhaseSpec,
+    layers: &HeadLayers,
+    (inputs, storage): (&BTreeMap<PhaseName, CheckpointRef>, &Storage),
+    classes: &[String],
 ) -> Result<Blueprint, PhaseError> {
-    let classes = classes.unwrap_or_default().to_vec();
+    let (start, held) = open(spec, phase, (inputs, storage))?;
+    let head = head_used(spec, phase, held.as_ref()).filter(|head| head.layers > 0);
     let deepest = layers.deepest();
-    let used = |held: Option<&HeadSpec>| Some((held.or(spec.head())?.clone(), deepest));
-    let (start, held) = open(from, &encoder, used, (inputs, storage))?;
-    let head: Option<HeadSpec> = if deepest > 0 {
-        held.or_else(|| spec.head().cloned())
-    } else {
-        None
-    };
     if let Some(start) = &start
         && export::head_layers(start.tensors.keys()) < deepest
     {
@@ -183,41 +188,37 @@ fn classifier(
             start.object
         )));
     }
-    let part = head.clone().map(|spec| HeadPart {
-        spec,
-        layers: deepest,
-    });
+    let encoder = spec.encoder_of(phase).clone();
     let reader = |layer| Reader {
         layer,
         classes: classes.len() as u32,
     };
     Ok(Blueprint {
-        model: ModelSpec {
-            head: part,
-            classifier: Some(reader(layers.first)),
-            beside: layers.others.iter().copied().map(reader).collect(),
-            ..ModelSpec::bare(encoder.clone())
-        },
         description: NetworkDescription {
-            encoder,
-            head,
+            encoder: encoder.clone(),
+            head: head.as_ref().map(|head| head.spec.clone()),
             classifier: Some(Classifier {
-                classes,
+                classes: classes.to_vec(),
                 head_layer: layers.first,
             }),
+        },
+        model: ModelSpec {
+            head,
+            classifier: Some(reader(layers.first)),
+            beside: layers.others.iter().copied().map(reader).collect(),
+            ..ModelSpec::bare(encoder)
         },
         start,
     })
 }
 
-/// Weights to start from, if any, and the head that they were trained with. `used` as in [`import::start`].
+/// Weights to start from, if any, and the head that they were trained with.
 fn open(
-    from: &Source,
-    encoder: &EncoderSpec,
-    used: impl FnOnce(Option<&HeadSpec>) -> Option<(HeadSpec, u32)>,
+    spec: &JobSpec,
+    phase: &PhaseSpec,
     (inputs, storage): (&BTreeMap<PhaseName, CheckpointRef>, &Storage),
 ) -> Result<(Option<Start>, Option<HeadSpec>), PhaseError> {
-    match from {
+    match phase.kind.source() {
         Source::Random => Ok((None, None)),
         Source::Phase(name) => {
             let checkpoint = input(inputs, name)?;
@@ -235,7 +236,7 @@ fn open(
             ))
         }
         Source::Import(url) => {
-            let (start, head) = import::start(url, encoder, used)?;
+            let (start, head) = import::start(url, spec, phase)?;
             Ok((Some(start), head))
         }
     }
@@ -268,12 +269,19 @@ pub fn network_of(storage: &Storage, checkpoint: &CheckpointRef) -> Result<Loade
     })
 }
 
-/// The network of a checkpoint that ends in a classifier, and its class names.
+/// A checkpoint as a teacher.
 ///
 /// # Errors
-/// [`PhaseError::Refused`] where it has no classifier.
-pub fn classifying(manifest: &Manifest) -> Result<(ModelSpec, Vec<String>), PhaseError> {
-    describe_classifier(&manifest.network, manifest.name.as_str())
+/// [`PhaseError::Refused`] where it has no classifier; as [`load::load`].
+pub fn teaching(checkpoint: &CheckpointRef, storage: &Storage) -> Result<Teaching, PhaseError> {
+    let Loaded { manifest, tensors } = network_of(storage, checkpoint)?;
+    let (model, classes) = describe_classifier(&manifest.network, manifest.name.as_str())?;
+    Ok(Teaching {
+        model,
+        classes,
+        object: checkpoint.manifest.to_string(),
+        tensors,
+    })
 }
 
 /// The network that a description with a classifier stands for, and its class names. `whose` is for messages.

@@ -1,5 +1,7 @@
 //! Why a phase stops before its end.
 
+use std::fmt;
+
 use diptych_common::ids::Step;
 use diptych_common::store::StoreError;
 use diptych_proto::v1::FailureKind;
@@ -54,6 +56,14 @@ pub enum PhaseError {
 }
 
 impl PhaseError {
+    /// A checkpoint or import that is damaged or does not fit.
+    pub fn bad_checkpoint(object: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        Self::BadCheckpoint {
+            object: object.to_string(),
+            problem: problem.to_string(),
+        }
+    }
+
     /// The kind that the coordinator acts on. An aborted rank counts as one that lost its peers: the cause was
     /// reported by another rank.
     pub fn kind(&self) -> FailureKind {

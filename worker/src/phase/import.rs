@@ -7,46 +7,41 @@ use diptych_common::spec::{
 };
 
 use super::PhaseError;
-use super::blueprint::{Start, describe_classifier};
+use super::blueprint::{Start, Teaching, describe_classifier, head_used};
 use crate::batch::Source as Data;
 use crate::checkpoint::load;
-use crate::device::Compute;
-use crate::project::{Model, ModelSpec};
+use crate::project::ModelSpec;
 
-/// Weights to start from. `used` says which head, and how many layers of it, the phase builds, given the head that the
-/// file has; a head that the file lacks or has in part is not compared.
+/// Weights for a phase to start from, and the head that they were trained with. A head that the file lacks or has in part
+/// is not compared.
 ///
 /// # Errors
 /// [`PhaseError::BadCheckpoint`] with every difference between the file and the phase's network.
 pub fn start(
     url: &str,
-    encoder: &EncoderSpec,
-    used: impl FnOnce(Option<&HeadSpec>) -> Option<(HeadSpec, u32)>,
+    spec: &JobSpec,
+    phase: &PhaseSpec,
 ) -> Result<(Start, Option<HeadSpec>), PhaseError> {
     let imported = load::import(url)?;
-    let head = fitting(url, &imported, encoder, used)?;
+    let head = fitting(url, &imported, spec, phase)?;
     let start = Start {
         object: url.to_owned(),
         parent: None,
         tensors: load::to_tensors(&imported.tensors)?,
         head: true,
-        advice: advice(&imported, encoder),
+        advice: advice(&imported, spec.encoder_of(phase)),
     };
     Ok((start, head))
 }
 
-/// A teacher and the classes that it tells apart. A file without class names takes those of the data, where there are as
-/// many.
+/// A teacher's network and weights, and the classes that it tells apart. A file without class names takes those of the
+/// data, where there are as many.
 ///
 /// # Errors
 /// [`PhaseError::BadCheckpoint`] where it holds no whole network, [`PhaseError::Refused`] where that has no classifier.
-pub fn teacher(
-    url: &str,
-    data: [Option<&Data>; 2],
-    compute: Compute,
-) -> Result<(Model, Vec<String>), PhaseError> {
+pub fn teacher(url: &str, data: [Option<&Data>; 2]) -> Result<Teaching, PhaseError> {
     let imported = load::import(url)?;
-    let (spec, mut classes) = teaching(url, &imported)?;
+    let (model, mut classes) = teaching(url, &imported)?;
     if imported.info.is_none() {
         let named = data
             .into_iter()
@@ -56,11 +51,12 @@ pub fn teacher(
             classes = names.to_vec();
         }
     }
-    let mut model = Model::new(&spec, 0, compute)?;
-    model
-        .load(&load::to_tensors(&imported.tensors)?, |_| true)
-        .map_err(|error| bad(url, error.to_string()))?;
-    Ok((model, classes))
+    Ok(Teaching {
+        model,
+        classes,
+        object: url.to_owned(),
+        tensors: load::to_tensors(&imported.tensors)?,
+    })
 }
 
 /// Reads the files that a phase will start and learn from, and refuses those that it could not use.
@@ -68,51 +64,31 @@ pub fn teacher(
 /// # Errors
 /// As [`start`] and [`teacher`].
 pub fn check(spec: &JobSpec, phase: &PhaseSpec) -> Result<(), PhaseError> {
-    let encoder = spec.encoder_of(phase);
-    let held_or =
-        |layers: u32| move |held: Option<&HeadSpec>| Some((held.or(spec.head())?.clone(), layers));
-    match &phase.kind {
-        PhaseKind::Pretrain(pretrain) => check_start(&pretrain.from, encoder, |_| {
-            let head = pretrain.head.clone()?;
-            Some((head.clone(), head.layers))
-        }),
-        PhaseKind::LinearEval(linear) => {
-            check_start(&linear.from, encoder, held_or(linear.layers.deepest()))
-        }
-        PhaseKind::Finetune(tune) => check_start(&tune.from, encoder, held_or(tune.head_layer)),
-        PhaseKind::Distill(distill) => {
-            if let Teacher::Import(url) = &distill.teacher {
-                teaching(url, &load::import(url)?)?;
-            }
-            check_start(&distill.from, encoder, |_| None)
-        }
+    if let PhaseKind::Distill(distill) = &phase.kind
+        && let Teacher::Import(url) = &distill.teacher
+    {
+        teaching(url, &load::import(url)?)?;
+    }
+    match phase.kind.source() {
+        Source::Import(url) => fitting(url, &load::import(url)?, spec, phase).map(drop),
+        Source::Random | Source::Phase(_) => Ok(()),
     }
 }
 
-fn check_start(
-    from: &Source,
-    encoder: &EncoderSpec,
-    used: impl FnOnce(Option<&HeadSpec>) -> Option<(HeadSpec, u32)>,
-) -> Result<(), PhaseError> {
-    let Source::Import(url) = from else {
-        return Ok(());
-    };
-    fitting(url, &load::import(url)?, encoder, used).map(drop)
-}
-
-/// The head that a file has, where the file holds the network that is asked for.
+/// The head that a file has, where the file holds the network that a phase starts from.
 fn fitting(
     url: &str,
     imported: &Imported,
-    encoder: &EncoderSpec,
-    used: impl FnOnce(Option<&HeadSpec>) -> Option<(HeadSpec, u32)>,
+    spec: &JobSpec,
+    phase: &PhaseSpec,
 ) -> Result<Option<HeadSpec>, PhaseError> {
     let head = imported.network().and_then(|network| network.head);
-    let layers = export::head_layers(imported.tensors.keys());
-    let used = used(head.as_ref()).filter(|(_, used)| *used <= layers);
-    let compared = used.as_ref().map(|(head, used)| (head, *used));
-    fit::check(&imported.tensors, encoder, compared)
-        .map_err(|misfit| bad(url, format!("is {} that {misfit}", imported.scheme)))?;
+    let whole = export::head_layers(imported.tensors.keys());
+    let used = head_used(spec, phase, head.as_ref()).filter(|used| used.layers <= whole);
+    let compared = used.as_ref().map(|used| (&used.spec, used.layers));
+    fit::check(&imported.tensors, spec.encoder_of(phase), compared).map_err(|misfit| {
+        PhaseError::bad_checkpoint(url, format!("is {} that {misfit}", imported.scheme))
+    })?;
     Ok(head)
 }
 
@@ -120,7 +96,7 @@ fn fitting(
 fn teaching(url: &str, imported: &Imported) -> Result<(ModelSpec, Vec<String>), PhaseError> {
     let network = imported.network().ok_or_else(|| {
         let problem = format!("is {} of no size that is known here", imported.scheme);
-        bad(url, problem)
+        PhaseError::bad_checkpoint(url, problem)
     })?;
     describe_classifier(&network, url)
 }
@@ -141,11 +117,4 @@ fn advice(imported: &Imported, encoder: &EncoderSpec) -> Option<String> {
             word.trim_matches('"')
         )
     })
-}
-
-fn bad(url: &str, problem: String) -> PhaseError {
-    PhaseError::BadCheckpoint {
-        object: url.to_owned(),
-        problem,
-    }
 }

@@ -13,7 +13,7 @@ use super::judge::Judge;
 use crate::backward::Memory;
 use crate::device::{Compute, StepError};
 use crate::optim::{Optimizer, Schedule};
-use crate::project::{Model, NamedTensor, StateError, Trained};
+use crate::project::{Model, NamedTensor, Trained};
 use crate::reduce::Buckets;
 
 /// The state of a phase. All that is not in it follows from the spec and the step.
@@ -48,7 +48,7 @@ impl Learner {
         if let Some(start) = &blueprint.start {
             model
                 .load(&start.tensors, |name| start.gives(name))
-                .map_err(|error| misfit(&start.object, &error))?;
+                .map_err(|error| PhaseError::bad_checkpoint(&start.object, error))?;
         }
         if matches!(phase.kind, PhaseKind::LinearEval(_)) {
             model.train(Trained::Classifiers)?;
@@ -93,7 +93,8 @@ impl Learner {
         object: &str,
     ) -> Result<(), PhaseError> {
         for own in self.state() {
-            own.load(tensors).map_err(|error| misfit(object, &error))?;
+            own.load(tensors)
+                .map_err(|error| PhaseError::bad_checkpoint(object, error))?;
         }
         self.step = step;
         Ok(())
@@ -155,12 +156,5 @@ impl Learner {
             },
             other => other.into(),
         }
-    }
-}
-
-fn misfit(object: &str, error: &StateError) -> PhaseError {
-    PhaseError::BadCheckpoint {
-        object: object.to_owned(),
-        problem: error.to_string(),
     }
 }

@@ -105,7 +105,7 @@ pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, Ph
     let blueprint = match &phase.kind {
         PhaseKind::Distill(distill) => {
             let (plan, model) =
-                student_and_teacher(&assignment, distill, (&storage, &data), compute)?;
+                student_and_teacher(&assignment, (&phase, distill), (&storage, &data), compute)?;
             teacher = Some(model);
             plan
         }
@@ -311,29 +311,21 @@ fn tell(start: &Start, phase: &PhaseSpec, control: &Control) {
 /// The student's plan, and the teacher with its weights.
 fn student_and_teacher(
     assignment: &Assignment,
-    spec: &DistillSpec,
+    (phase, spec): (&PhaseSpec, &DistillSpec),
     (storage, data): (&Storage, &Data),
     compute: Compute,
 ) -> Result<(Blueprint, Model), PhaseError> {
-    let (teacher, classes) = match &spec.teacher {
-        Teacher::Phase(name) => {
-            let checkpoint = blueprint::input(&assignment.inputs, name)?;
-            let loaded = blueprint::network_of(storage, checkpoint)?;
-            let (model, classes) = blueprint::classifying(&loaded.manifest)?;
-            let mut teacher = Model::new(&model, 0, compute)?;
-            teacher
-                .load(&loaded.tensors, |_| true)
-                .map_err(|error| PhaseError::BadCheckpoint {
-                    object: checkpoint.manifest.to_string(),
-                    problem: error.to_string(),
-                })?;
-            (teacher, classes)
-        }
-        Teacher::Import(url) => {
-            import::teacher(url, [Some(&data.train), data.eval.as_ref()], compute)?
-        }
+    let inputs = &assignment.inputs;
+    let teaching = match &spec.teacher {
+        Teacher::Phase(name) => blueprint::teaching(blueprint::input(inputs, name)?, storage)?,
+        Teacher::Import(url) => import::teacher(url, [Some(&data.train), data.eval.as_ref()])?,
     };
-    let student = blueprint::student(spec, &assignment.inputs, storage, classes)?;
+    let mut teacher = Model::new(&teaching.model, 0, compute)?;
+    teacher
+        .load(&teaching.tensors, |_| true)
+        .map_err(|error| PhaseError::bad_checkpoint(&teaching.object, error))?;
+    let job = &assignment.spec;
+    let student = blueprint::student(job, phase, inputs, storage, teaching.classes)?;
     Ok((student, teacher))
 }
 
@@ -349,8 +341,8 @@ fn resume(
     let loaded = load::load(storage, checkpoint, |_| true)?;
     let object = checkpoint.manifest.to_string();
     if loaded.manifest.spec != assignment.spec.digest() {
-        let problem = "it was written for another spec: submit a new job".to_owned();
-        return Err(PhaseError::BadCheckpoint { object, problem });
+        let problem = "it was written for another spec: submit a new job";
+        return Err(PhaseError::bad_checkpoint(object, problem));
     }
     if !data.is(loaded.manifest.data) {
         return Err(PhaseError::BadData(format!(

@@ -63,6 +63,8 @@ impl Prepared {
             steps: 0,
             step_s: 0.0,
         };
+        // The evaluation after which the phase ended early.
+        let mut decisive = None;
         while self.learner.step < self.learner.total() {
             keeper.attend(control)?;
             let rows = self.batches.next()?;
@@ -98,7 +100,8 @@ impl Prepared {
             rate.count();
             let step = self.learner.step;
             // An evaluation comes before a save of its step, which keeps what it decides.
-            let (evaluated, best) = if cadence.evaluate_due(step) {
+            let evaluates = cadence.evaluate_due(step);
+            let (evaluated, best) = if evaluates {
                 self.evaluate(&gang, control)?
             } else {
                 (Values::new(), false)
@@ -106,7 +109,7 @@ impl Prepared {
             values.extend(evaluated.iter().cloned());
             match agreed {
                 // The last save follows.
-                _ if self.learner.judge.has_stopped() => {}
+                _ if self.learner.judge.has_stopped() => decisive = Some((evaluated.clone(), best)),
                 _ if best => keeper.save_best(&self.learner, &values, control)?,
                 Agreed::Save => keeper.save(&self.learner, &values)?,
                 Agreed::SkipSave if first => {
@@ -133,8 +136,7 @@ impl Prepared {
                     Vec::new()
                 },
             };
-            let noted = cadence.evaluate_due(step) || agreed == Agreed::Save;
-            board.note(&progress, noted, control);
+            board.note(&progress, evaluates || agreed == Agreed::Save, control);
             control.report(Report::Progress(progress));
         }
         if let Some(reason) = self.learner.judge.reason().filter(|_| first) {
@@ -142,7 +144,11 @@ impl Prepared {
             let kind = "stopped_early";
             control.report(Report::Notice { kind, message });
         }
-        self.finish(&gang, keeper, board, control)
+        let last = match decisive {
+            Some(evaluation) => evaluation,
+            None => self.evaluate(&gang, control)?,
+        };
+        self.finish(&gang, (keeper, board), last, control)
     }
 
     /// What the network measures as it stands, and whether that is the best so far, where the spec asks.
@@ -155,14 +161,13 @@ impl Prepared {
     }
 
     fn finish(
-        mut self,
+        self,
         gang: &Gang,
-        mut keeper: Keeper,
-        mut board: Board,
+        (mut keeper, mut board): (Keeper, Board),
+        (values, best): (Values, bool),
         control: &Control,
     ) -> Result<(), PhaseError> {
         let step = self.learner.step;
-        let (values, best) = self.evaluate(gang, control)?;
         control.report(Report::Activity(Activity::Saving));
         keeper.drain(control)?;
         keeper.save_last(&self.learner, &values, best)?;

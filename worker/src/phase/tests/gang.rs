@@ -11,7 +11,7 @@ use tch::Tensor;
 use crate::checkpoint::{Storage, load};
 use crate::phase::{PhaseError, run};
 use crate::trainer::{
-    Assignment, Begin, Command, Control, Measurement, Peer, Place, Report, Secret,
+    Activity, Assignment, Begin, Command, Control, Measurement, Peer, Place, Report, Secret,
 };
 
 /// A job over generated images, and the checkpoints that its phases left.
@@ -37,6 +37,8 @@ pub(super) struct Ended {
     pub(super) history: Vec<(String, u64)>,
     /// The same, with their values.
     pub(super) measured: Vec<Measurement>,
+    /// How often rank 0 began to evaluate.
+    pub(super) evaluations: usize,
 }
 
 /// What a test changes of an attempt.
@@ -186,6 +188,7 @@ impl Job {
             notices: Vec::new(),
             history: Vec::new(),
             measured: Vec::new(),
+            evaluations: 0,
         };
         std::thread::scope(|scope| {
             for (rank, control) in controls.iter().enumerate() {
@@ -315,6 +318,7 @@ fn coordinate(
                 );
             }
             Ok(Report::Notice { kind, message }) => ended.notices.push((kind, message)),
+            Ok(Report::Activity(Activity::Evaluating)) if rank == 0 => ended.evaluations += 1,
             Ok(Report::Activity(_) | Report::Failed { .. }) => {}
             Err(error) => {
                 if let Some(error) = error {

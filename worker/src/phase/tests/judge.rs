@@ -44,6 +44,7 @@ fn a_phase_that_no_longer_improves_ends_and_a_restart_ends_it_at_the_same_step()
         Some(&9),
         "evaluations after 3, 6 and 9"
     );
+    assert_eq!(whole.evaluations, 3, "the last one is the phase's own");
     let told = |(kind, what): &&(&str, String)| {
         *kind == "stopped_early" && what.contains("eval_top5 has not exceeded the 1 of step 3")
     };

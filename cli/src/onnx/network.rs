@@ -2,7 +2,7 @@
 
 use diptych_common::checkpoint::{NetworkDescription, Tensors, export};
 use diptych_common::network::{
-    Block, ConvNorm, Convolution, Layers, Part, Selective, Shortcut, features,
+    Block, ConvNorm, Convolution, Layers, NORM_EPSILON, Part, Selective, Shortcut, features,
 };
 use diptych_common::spec::{EncoderSpec, HeadSpec, MaxPool};
 
@@ -10,9 +10,6 @@ use super::OnnxError;
 use super::graph::Attribute::{Float, Int, Ints, Word};
 use super::graph::{Graph, Value};
 use super::schema::GraphProto;
-
-/// ε of every batch norm.
-const EPSILON: f32 = 1e-5;
 
 /// The graph of a network for square images of this side: `images` → `features`, and `logits` where there is a
 /// classifier, or `projection` where there is a whole head instead.
@@ -195,10 +192,11 @@ fn conv_norm(graph: &mut Graph<'_>, part: &ConvNorm, x: &Value) -> Result<Value,
 fn convolution(graph: &mut Graph<'_>, conv: &Convolution, x: &Value) -> Result<Value, OnnxError> {
     let weight = graph.tensor(&format!("{}.weight", conv.name))?;
     let (kernel, stride) = (conv.kernel as i64, conv.stride as i64);
+    let padding = conv.padding() as i64;
     let shape = [
         ("kernel_shape", Ints(&[kernel; 2])),
         ("strides", Ints(&[stride; 2])),
-        ("pads", Ints(&[kernel / 2; 4])),
+        ("pads", Ints(&[padding; 4])),
     ];
     Ok(graph.node("Conv", &conv.name, &[x, &weight], &shape))
 }
@@ -213,7 +211,7 @@ fn batch_norm(
     let mean = graph.tensor(&format!("{name}.running_mean"))?;
     let variance = graph.tensor(&format!("{name}.running_var"))?;
     let inputs = [x, &scale, &shift, &mean, &variance];
-    let epsilon = [("epsilon", Float(EPSILON))];
+    let epsilon = [("epsilon", Float(NORM_EPSILON as f32))];
     Ok(graph.node("BatchNormalization", name, &inputs, &epsilon))
 }
 

@@ -4,22 +4,21 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use bytes::Bytes;
 use diptych_common::checkpoint::{
     CheckpointKey, Manifest, NetworkDescription, PhaseWord, Preprocessing, partition,
 };
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
-use diptych_common::spec::{
-    Depth, EncoderSpec, OptimizerSpec, Precision, Resampling, Rule, Scaling,
-};
+use diptych_common::spec::{OptimizerSpec, Precision, Resampling, Rule, Scaling};
 
+use super::step::Network;
 use crate::checkpoint::flat::describe;
 use crate::checkpoint::{FileLayout, Saved, Saver, Storage, load};
 use crate::device::Compute;
 use crate::optim::Optimizer;
-use crate::project::{Model, ModelSpec, Reader};
+use crate::project::Model;
 
 /// Saves whose stall is measured; the middle one counts.
 const SAVES: u64 = 5;
@@ -27,9 +26,9 @@ const SAVES: u64 = 5;
 /// What is saved and where.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CheckpointArgs {
-    /// `resnet18`, `resnet34` or `resnet50`, with momentum.
-    #[arg(long, default_value = "resnet50")]
-    model: String,
+    /// The network, with a classifier of 1000 classes and momentum.
+    #[arg(long, value_enum, default_value = "resnet50")]
+    model: Network,
     /// Folder for the checkpoints.
     #[arg(long)]
     dir: PathBuf,
@@ -38,24 +37,11 @@ pub struct CheckpointArgs {
 /// Measures how long training waits for a save, the save itself and the load.
 ///
 /// # Errors
-/// A folder that cannot be written, or an unknown model.
+/// A folder that cannot be written.
 pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
-    let depth = match args.model.as_str() {
-        "resnet18" => Depth::D18,
-        "resnet34" => Depth::D34,
-        "resnet50" => Depth::D50,
-        other => bail!("--model {other}: use resnet18, resnet34 or resnet50"),
-    };
     std::fs::create_dir_all(&args.dir).with_context(|| format!("make {}", args.dir.display()))?;
     let storage = Storage::open(&format!("file://{}", args.dir.canonicalize()?.display()))?;
-    let encoder = EncoderSpec::torchvision(depth);
-    let spec = ModelSpec {
-        classifier: Some(Reader {
-            layer: 0,
-            classes: 1000,
-        }),
-        ..ModelSpec::bare(encoder.clone())
-    };
+    let spec = args.model.spec(224, Some(1000));
     let model = Model::new(&spec, 0, Compute::cpu(Precision::Fp32))?;
     let optimizer = Optimizer::new(&sgd(), &model)?;
     let mut state = model.named_tensors();
@@ -103,7 +89,7 @@ pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
             data: Digest::of(b"bench"),
             parent: None,
             network: NetworkDescription {
-                encoder: encoder.clone(),
+                encoder: spec.encoder.clone(),
                 head: None,
                 classifier: None,
             },

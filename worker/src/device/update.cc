@@ -16,27 +16,32 @@ namespace {
 using at::Tensor;
 using diptych::guarded;
 
-// Sums of squares of w and of g + decay * w, in eight independent double lanes so that they vectorise.
+// Adds the sums of squares of w[i] and of D(i) to sums, in eight independent double lanes so that they vectorise.
+#define DIPTYCH_SQUARES(D)                                                                                        \
+  double weight[8] = {0}, step[8] = {0};                                                                          \
+  int64_t i = begin;                                                                                              \
+  for (; i + 8 <= end; i += 8) {                                                                                  \
+    for (int k = 0; k < 8; ++k) {                                                                                 \
+      const double d = D(i + k), x = w[i + k];                                                                    \
+      weight[k] += x * x;                                                                                         \
+      step[k] += d * d;                                                                                           \
+    }                                                                                                             \
+  }                                                                                                               \
+  for (; i < end; ++i) {                                                                                          \
+    const double d = D(i), x = w[i];                                                                              \
+    weight[0] += x * x;                                                                                           \
+    step[0] += d * d;                                                                                             \
+  }                                                                                                               \
+  for (int k = 0; k < 8; ++k) {                                                                                   \
+    sums[0] += weight[k];                                                                                         \
+    sums[1] += step[k];                                                                                           \
+  }
+
+// Of w and of g + decay * w.
+#define DIPTYCH_DECAYED(i) (g[i] + decay * static_cast<double>(w[i]))
 #define DIPTYCH_NORMS(NAME, T)                                                                                    \
   DIPTYCH_CLONES void NAME(const T* w, const T* g, int64_t begin, int64_t end, double decay, double* sums) {      \
-    double weight[8] = {0}, step[8] = {0};                                                                        \
-    int64_t i = begin;                                                                                            \
-    for (; i + 8 <= end; i += 8) {                                                                                \
-      for (int k = 0; k < 8; ++k) {                                                                               \
-        const double x = w[i + k], d = g[i + k] + decay * x;                                                      \
-        weight[k] += x * x;                                                                                       \
-        step[k] += d * d;                                                                                         \
-      }                                                                                                           \
-    }                                                                                                             \
-    for (; i < end; ++i) {                                                                                        \
-      const double x = w[i], d = g[i] + decay * x;                                                                \
-      weight[0] += x * x;                                                                                         \
-      step[0] += d * d;                                                                                           \
-    }                                                                                                             \
-    for (int k = 0; k < 8; ++k) {                                                                                 \
-      sums[0] += weight[k];                                                                                       \
-      sums[1] += step[k];                                                                                         \
-    }                                                                                                             \
+    DIPTYCH_SQUARES(DIPTYCH_DECAYED)                                                                              \
   }
 DIPTYCH_NORMS(norms_f32, float)
 DIPTYCH_NORMS(norms_f64, double)
@@ -61,30 +66,12 @@ DIPTYCH_NORMS(norms_f64, double)
 DIPTYCH_UPDATE(update_f32, float)
 DIPTYCH_UPDATE(update_f64, double)
 
-// v = momentum * v + g + decay * w; sums of squares of w and of the new v.
+// v = momentum * v + g + decay * w; of w and of the new v.
+#define DIPTYCH_ADDED(i) (v[i] = momentum * v[i] + (g[i] + decay * w[i]))
 #define DIPTYCH_VELOCITY(NAME, T)                                                                                 \
   DIPTYCH_CLONES void NAME(const T* __restrict w, const T* __restrict g, T* __restrict v, int64_t begin,          \
                            int64_t end, T decay, T momentum, double* sums) {                                      \
-    double weight[8] = {0}, step[8] = {0};                                                                        \
-    int64_t i = begin;                                                                                            \
-    for (; i + 8 <= end; i += 8) {                                                                                \
-      for (int k = 0; k < 8; ++k) {                                                                               \
-        v[i + k] = momentum * v[i + k] + (g[i + k] + decay * w[i + k]);                                           \
-        const double x = w[i + k], d = v[i + k];                                                                  \
-        weight[k] += x * x;                                                                                       \
-        step[k] += d * d;                                                                                         \
-      }                                                                                                           \
-    }                                                                                                             \
-    for (; i < end; ++i) {                                                                                        \
-      v[i] = momentum * v[i] + (g[i] + decay * w[i]);                                                             \
-      const double x = w[i], d = v[i];                                                                            \
-      weight[0] += x * x;                                                                                         \
-      step[0] += d * d;                                                                                           \
-    }                                                                                                             \
-    for (int k = 0; k < 8; ++k) {                                                                                 \
-      sums[0] += weight[k];                                                                                       \
-      sums[1] += step[k];                                                                                         \
-    }                                                                                                             \
+    DIPTYCH_SQUARES(DIPTYCH_ADDED)                                                                                \
   }
 DIPTYCH_VELOCITY(velocity_f32, float)
 DIPTYCH_VELOCITY(velocity_f64, double)

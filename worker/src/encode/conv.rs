@@ -33,7 +33,7 @@ impl Convolution {
         Ok(Self {
             weight,
             stride: layer.stride as i64,
-            padding: size / 2,
+            padding: layer.padding() as i64,
         })
     }
 

@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+pub(crate) use diptych_common::network::NORM_EPSILON as EPS;
 use tch::{Kind, TchError, Tensor, no_grad};
 
 use super::build::{Build, Role};
@@ -15,8 +16,6 @@ use super::mode::{Mode, TrainMode};
 use crate::collective::Collective;
 use crate::device::{StepError, shim};
 
-/// ε of every batch norm.
-pub(crate) const EPS: f64 = 1e-5;
 /// Share of the old running statistics that a step keeps.
 pub(crate) const DECAY: f64 = 0.9;
 

@@ -54,29 +54,20 @@ impl Reading {
         })
     }
 
-    /// Logits `[N, classes]` of its layer, in the dtype of its weights.
+    /// Logits `[N, classes]` of what [`Reading::input`] gives, in the dtype of its weights.
     ///
     /// # Errors
-    /// [`StepError::Shape`] where the layer is missing; [`StepError::Torch`].
-    pub(super) fn forward(&self, layers: &[Tensor], kind: Kind) -> Result<Tensor, StepError> {
-        let x = self.input(layers)?.f_to_kind(kind)?;
+    /// [`StepError::Torch`].
+    pub(super) fn forward(&self, input: &Tensor, kind: Kind) -> Result<Tensor, StepError> {
+        let x = input.f_to_kind(kind)?;
         Ok(x.f_linear(&self.weight, Some(&self.bias))?)
     }
 
-    /// The same on a layer whose gradient stops there.
+    /// Its layer of `[h, a₁, …, z]`.
     ///
     /// # Errors
-    /// As [`Reading::forward`].
-    pub(super) fn forward_stopped(
-        &self,
-        layers: &[Tensor],
-        kind: Kind,
-    ) -> Result<Tensor, StepError> {
-        let x = self.input(layers)?.f_detach()?.f_to_kind(kind)?;
-        Ok(x.f_linear(&self.weight, Some(&self.bias))?)
-    }
-
-    fn input<'a>(&self, layers: &'a [Tensor]) -> Result<&'a Tensor, StepError> {
+    /// [`StepError::Shape`] where the layer is missing.
+    pub(super) fn input<'a>(&self, layers: &'a [Tensor]) -> Result<&'a Tensor, StepError> {
         layers
             .get(self.layer)
             .ok_or_else(|| not_built(self.layer, layers.len()))

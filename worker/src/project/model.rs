@@ -134,6 +134,18 @@ impl Outputs {
     pub fn all_logits(&self) -> impl Iterator<Item = &Tensor> {
         self.logits.iter().chain(&self.beside)
     }
+
+    /// The last layer's output.
+    ///
+    /// # Errors
+    /// [`StepError::Shape`] where there is none.
+    pub(crate) fn top(&self) -> Result<&Tensor, StepError> {
+        self.layers.last().ok_or_else(|| StepError::Shape {
+            what: "network outputs",
+            expected: "at least one".to_owned(),
+            got: "none".to_owned(),
+        })
+    }
 }
 
 // === impl Model ===
@@ -220,7 +232,7 @@ impl Model {
             Trained::Classifiers => no_grad(|| self.trunk(images, Mode::Eval))?,
         };
         let kind = self.compute.kind();
-        let say = |reading: &Reading| reading.forward(&layers, kind);
+        let say = |reading: &Reading| reading.forward(reading.input(&layers)?, kind);
         let logits = self.classifier.as_ref().map(say).transpose()?;
         let beside = self.beside.iter().map(say).collect::<Result<_, _>>()?;
         Ok(Outputs {
@@ -245,7 +257,10 @@ impl Model {
     /// # Errors
     /// [`StepError::Torch`].
     pub fn probe(&self, outputs: &Outputs) -> Result<Option<Tensor>, StepError> {
-        let say = |reading: &Reading| reading.forward_stopped(&outputs.layers, self.compute.kind());
+        let say = |reading: &Reading| {
+            let stopped = reading.input(&outputs.layers)?.f_detach()?;
+            reading.forward(&stopped, self.compute.kind())
+        };
         self.probe.as_ref().map(say).transpose()
     }
 
@@ -324,22 +339,6 @@ impl Model {
         self.encoder
             .norms()
             .chain(self.head.iter_mut().flat_map(Head::norms))
-    }
-}
-
-// === impl Outputs ===
-
-impl Outputs {
-    /// The last layer's output.
-    ///
-    /// # Errors
-    /// [`StepError::Shape`] where there is none.
-    pub(crate) fn top(&self) -> Result<&Tensor, StepError> {
-        self.layers.last().ok_or_else(|| StepError::Shape {
-            what: "network outputs",
-            expected: "at least one".to_owned(),
-            got: "none".to_owned(),
-        })
     }
 }
 

@@ -6,8 +6,9 @@ use crate::core::outcome::checkpoint_words;
 use crate::core::{CheckpointId, Deletion, Effect, Now, Outcome, Phase, PhaseState, State};
 
 /// Checkpoints of a phase that nobody needs: all but the `keep` newest verified ones, the best verified one where the
-/// spec asks for it, pinned ones, the result (later phases and exports read it), the one that the live attempt started from, and those that are newer than the
-/// newest verified one (they may yet be verified). Broken ones older than that go, too.
+/// spec asks for it, pinned ones, the result (later phases and exports read it), the one that the live attempt started
+/// from, and those that are newer than the newest verified one (they may yet be verified). Broken ones older than that
+/// go, too.
 pub fn superfluous(phase: &Phase, keep: usize) -> Vec<CheckpointId> {
     let Some(newest) = phase
         .newest_verified()

@@ -21,7 +21,7 @@ pub struct CropBox {
 }
 
 impl CropBox {
-    fn whole(height: usize, width: usize) -> Self {
+    pub(super) fn whole(height: usize, width: usize) -> Self {
         Self {
             height,
             width,

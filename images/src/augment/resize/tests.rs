@@ -67,12 +67,7 @@ fn weights(resampling: Resampling, place: usize, length: usize, side: usize) -> 
 fn every_kernel_is_its_definition_summed_over_the_whole_crop() {
     let image = noise(37, 41);
     for crop in [
-        CropBox {
-            height: 37,
-            width: 41,
-            top: 0,
-            left: 0,
-        },
+        CropBox::whole(37, 41),
         CropBox {
             height: 9,
             width: 5,
@@ -152,12 +147,7 @@ fn the_same_size_copies_and_flip_mirrors() {
 #[test]
 fn a_ramp_stays_a_ramp_inside_and_a_constant_stays_constant_everywhere() {
     let image = ramp(16, 16);
-    let crop = CropBox {
-        height: 16,
-        width: 16,
-        top: 0,
-        left: 0,
-    };
+    let crop = CropBox::whole(16, 16);
     for resampling in ALL {
         let cut = Cut {
             crop,
@@ -185,12 +175,7 @@ fn buffers_remember_nothing() {
     let mut used = Buffers::default();
     for (height, width, side) in [(40, 30, 16), (3, 4, 16), (40, 1, 33), (25, 30, 8)] {
         for resampling in ALL {
-            let crop = CropBox {
-                height,
-                width,
-                top: 0,
-                left: 0,
-            };
+            let crop = CropBox::whole(height, width);
             let cut = Cut {
                 crop,
                 flip: true,

@@ -32,7 +32,7 @@ pub(crate) struct Which {
     /// Phase that wrote it. Default: the last one that has a checkpoint.
     #[arg(long, value_name = "NAME")]
     pub(crate) phase: Option<PhaseName>,
-    /// Its step. Default: the newest verified.
+    /// Its step. Default: the result of a phase that is done, before that the newest verified.
     #[arg(long, value_name = "N")]
     pub(crate) step: Option<u64>,
 }

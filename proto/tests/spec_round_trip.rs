@@ -27,11 +27,14 @@ fn resources() -> impl Strategy<Value = Option<ResourcesDraft>> {
         any::<[u32; 2]>().prop_map(|[min, max]| RanksDraft::Range(RankRangeDraft { min, max })),
     ];
     option::of(
-        (text(), option::of(ranks), text()).prop_map(|(device, ranks, precision)| ResourcesDraft {
-            device,
-            ranks,
-            precision,
-        }),
+        (text(), option::of(ranks), text(), option::of(0_u32..9)).prop_map(
+            |(device, ranks, precision, spares)| ResourcesDraft {
+                device,
+                ranks,
+                precision,
+                spares,
+            },
+        ),
     )
 }
 
@@ -235,6 +238,7 @@ fn phase() -> impl Strategy<Value = PhaseDraft> {
                 }),
             }),
             max_bad_images: bad,
+            on_non_finite: every.clone(),
             loss: temperature.map(|_| LossDraft {
                 temperature,
                 normalize: flag,

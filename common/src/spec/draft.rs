@@ -65,6 +65,10 @@ draft! {
         /// `fp32` (default), `fp64` (CPU, for exactness) or `bf16` (compute only; weights and loss stay fp32).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub precision: Option<String>,
+        /// Trainers that stand by beside the gang, everything loaded but the state, and take the place of a rank that
+        /// dies. Default 0.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub spares: Option<u32>,
     }
 }
 
@@ -204,6 +208,10 @@ draft! {
         /// Share of the images that may be unreadable before the phase fails. Default 0.01.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub max_bad_images: Option<f64>,
+        /// What a loss, gradient or weight that is not finite leads to: `stop` (default) ends the phase; `rewind` goes
+        /// back to the newest verified checkpoint and skips the batch.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub on_non_finite: Option<String>,
         /// pretrain: the NT-Xent loss.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub loss: Option<LossDraft>,

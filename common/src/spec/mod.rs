@@ -28,8 +28,8 @@ pub use optim::{MomentumKind, OptimizerSpec, Rule, Scaling};
 pub use parse::load;
 pub use phase::{
     CheckpointSpec, Device, DistillSpec, EvaluateSpec, FinetuneSpec, Gang, HeadLayers, Knn,
-    LabelledStream, Length, LinearEvalSpec, MemorySpec, Metric, NtXentSpec, PhaseKind, PhaseSpec,
-    Precision, PretrainSpec, StopAfter,
+    LabelledStream, Length, LinearEvalSpec, MemorySpec, Metric, NonFinitePolicy, NtXentSpec,
+    PhaseKind, PhaseSpec, Precision, PretrainSpec, StopAfter,
 };
 pub use schema::schema;
 pub use validate::{FieldError, SpecErrors};

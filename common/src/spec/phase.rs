@@ -42,6 +42,17 @@ pub struct PhaseSpec {
     pub evaluate: EvaluateSpec,
     /// Share of the images that may be unreadable, in [0, 1].
     pub max_bad_images: f64,
+    /// What follows a number that is not finite.
+    pub on_non_finite: NonFinitePolicy,
+}
+
+/// What a loss, gradient or weight that is not finite leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NonFinitePolicy {
+    /// The phase ends.
+    Stop,
+    /// The gang goes back to the newest verified checkpoint (or the beginning) and skips the batch.
+    Rewind,
 }
 
 /// Evaluations of a pretraining that names no interval, the last one included.
@@ -263,6 +274,8 @@ pub struct Gang {
     pub min: u32,
     /// Most ranks.
     pub max: u32,
+    /// Trainers that stand by beside the gang.
+    pub spares: u32,
     /// Precision of the computation.
     pub precision: Precision,
 }

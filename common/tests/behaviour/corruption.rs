@@ -349,6 +349,12 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "less than 1",
     ),
     (
+        "phases[0].on_non_finite=retry",
+        "phases[0].on_non_finite",
+        "rewind",
+    ),
+    ("resources.spares=65", "resources.spares", "more than 64"),
+    (
         "phases[0].max_bad_images=2",
         "phases[0].max_bad_images",
         "between",

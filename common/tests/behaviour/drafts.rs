@@ -89,6 +89,7 @@ fn phase() -> impl Strategy<Value = PhaseDraft> {
                         device,
                         ranks: ranks.map(RanksDraft::Fixed),
                         precision: None,
+                        spares: groups,
                     }),
                     alpha,
                     head_layer: layer.map(|layer| match layer {

@@ -9,7 +9,7 @@ apiVersion: diptych/v1
 name: job
 seed: 3
 storage: s3://bucket/prefix
-resources: { device: cpu, ranks: { min: 1, max: 2 }, precision: fp32 }
+resources: { device: cpu, ranks: { min: 1, max: 2 }, precision: fp32, spares: 1 }
 data:
   train: { url: "file:///data/train-*.parquet", format: parquet, image_column: img, classes: [a, b], limit: 1000 }
   test: { url: "file:///data/test" }
@@ -29,6 +29,7 @@ phases:
     evaluate: { every_epochs: 1, knn_k: 20, knn_temperature: 0.1, stop_after: { metric: probe_top1, evaluations: 5 } }
     checkpoint: { every: 5m, every_steps: 10, keep: 2, select: { best: knn_top1 } }
     max_bad_images: 0.01
+    on_non_finite: rewind
   - name: linear
     kind: linear_eval
     from: pretrain

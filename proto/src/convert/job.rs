@@ -58,6 +58,7 @@ impl From<ResourcesDraft> for v1::ResourcesSpec {
                 ranks: Some(ranks_out(ranks)),
             }),
             precision: draft.precision,
+            spares: draft.spares,
         }
     }
 }
@@ -68,6 +69,7 @@ impl From<v1::ResourcesSpec> for ResourcesDraft {
             device: wire.device,
             ranks: wire.ranks.and_then(|ranks| ranks.ranks).map(ranks_in),
             precision: wire.precision,
+            spares: wire.spares,
         }
     }
 }

@@ -5,6 +5,7 @@ use super::super::{Device, Gang, Precision};
 use super::check::{At, Check};
 
 const MAX_RANKS: u64 = 4096;
+const MAX_SPARES: u64 = 64;
 const MAX_BATCH: u64 = 1 << 20;
 /// Lanes of a batch where the spec names none.
 const MOST_LANES: u32 = 64;
@@ -85,10 +86,14 @@ pub(super) fn gang(check: &mut Check, at: &At, resources: Resources<'_>, layout:
     if fits > 0 && max > fits {
         check.refuse(&max_at, too_many_ranks(at, layout, max));
     }
+    let (spares_at, spares) = resources.field(at, "spares", |r| r.spares);
+    let spares = spares.unwrap_or(0);
+    check.count(&spares_at, spares, 0, MAX_SPARES);
     Gang {
         device,
         min,
         max,
+        spares,
         precision,
     }
 }

@@ -8,7 +8,7 @@ use crate::units;
 
 use super::super::draft::{CheckpointDraft, PhaseDraft, ResourcesDraft};
 use super::super::suggest;
-use super::super::{CheckpointSpec, DataSpec, EvaluateSpec, PhaseSpec};
+use super::super::{CheckpointSpec, DataSpec, EvaluateSpec, NonFinitePolicy, PhaseSpec};
 use super::check::{At, Check};
 use super::gang::{self, Resources};
 use super::kind::{self, Context, Earlier, Kind};
@@ -67,6 +67,14 @@ pub(super) fn phase(
         0.0,
         1.0,
     );
+    let policies = [
+        ("stop", NonFinitePolicy::Stop),
+        ("rewind", NonFinitePolicy::Rewind),
+    ];
+    let on_non_finite = draft.on_non_finite.as_deref();
+    let on_non_finite = on_non_finite.map_or(NonFinitePolicy::Stop, |word| {
+        check.choice(&at.field("on_non_finite"), word, &policies)
+    });
     let (train, eval) = data(check, &at.field("data"), draft, shared);
     let judge = judge::judge(check, at, draft, word, eval.is_some());
     let checkpoint = CheckpointSpec {
@@ -118,6 +126,7 @@ pub(super) fn phase(
                 stop_after: judge.stop_after,
             },
             max_bad_images,
+            on_non_finite,
         })
     })();
     (

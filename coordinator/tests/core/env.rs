@@ -12,8 +12,8 @@ use diptych_coordinator::assign;
 use diptych_coordinator::core::{
     Answer, Change, CheckpointRef, Deletion, DeviceReport, Effect, Event, Exit, Ignored, Job,
     JobState, Mono, Now, Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal,
-    Registration, RequestId, Reread, Secret, SessionId, Settings, State, StoredJob, StoredObject,
-    Submission, Submit, UnixMs, VerifyReport, apply, check_invariants,
+    Registration, RequestId, Reread, RunningRank, Secret, SessionId, Settings, State, StoredJob,
+    StoredObject, Submission, Submit, UnixMs, VerifyReport, WorkerRecord, apply, check_invariants,
 };
 
 use crate::words::{exited, finished, id, ready, worker};
@@ -22,6 +22,7 @@ use crate::words::{exited, finished, id, ready, worker};
 pub(crate) struct Env {
     pub(crate) state: State,
     pub(crate) store: BTreeMap<JobId, StoredJob>,
+    pub(crate) records: BTreeMap<WorkerId, WorkerRecord>,
     pub(crate) orders: Vec<(WorkerId, Order)>,
     pub(crate) closed: Vec<SessionId>,
     pub(crate) deleted: Vec<String>,
@@ -42,6 +43,7 @@ impl Env {
         Self {
             state: State::new(settings),
             store: BTreeMap::new(),
+            records: BTreeMap::new(),
             orders: Vec::new(),
             closed: Vec::new(),
             deleted: Vec::new(),
@@ -122,6 +124,10 @@ impl Env {
             .map(|(id, job)| (id.clone(), StoredJob::of(job)))
             .collect();
         assert!(
+            self.state.records() == &self.records,
+            "I12: what the store remembers of workers is not what is known, after {what}"
+        );
+        assert!(
             live == self.store,
             "I12: the store's rows are not the live state, after {what}"
         );
@@ -161,6 +167,12 @@ impl Env {
             }
             Change::DropJob { job } => {
                 self.store.remove(&job);
+            }
+            Change::PutWorker { record } => {
+                self.records.insert(record.id.clone(), record);
+            }
+            Change::DropWorker { worker } => {
+                self.records.remove(&worker);
             }
         }
     }
@@ -244,7 +256,12 @@ impl Env {
                 attempt: Attempt::new(*attempt),
                 rank: Rank::new(*rank),
             };
-            (rank, *device)
+            RunningRank {
+                rank,
+                device: *device,
+                phase: PhaseIndex::new(0),
+                held: None,
+            }
         };
         let answer = self.do_step(Event::Registered(Registration {
             session,
@@ -254,6 +271,7 @@ impl Env {
             host: "localhost".to_owned(),
             devices: (0..slots).map(device).collect(),
             running: running.iter().map(rank).collect(),
+            peer: String::new(),
         }));
         if let (Answer::Ignored(Ignored::AnotherAgent), Some(former)) = (answer, former) {
             self.sessions.insert(worker(name), former);
@@ -454,6 +472,8 @@ impl Env {
     /// The coordinator is killed and started again on its store; agents have lost their sessions.
     pub(crate) fn restart(&mut self) {
         let stored: Vec<_> = self.store.values().cloned().collect();
+        let records = self.records.values().cloned().collect();
+        let stored = (stored, records);
         self.state = assign::restored(*self.state.settings(), stored, Mono::new(self.at));
         self.sessions.clear();
         self.orders.clear();

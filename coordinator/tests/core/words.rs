@@ -51,6 +51,8 @@ pub(crate) fn ready(step: u64, digest: &str) -> RankEvent {
         digest: digest.to_owned(),
         data: String::new(),
         nccl_id: Vec::new(),
+        empty: false,
+        tensors: Vec::new(),
     }
 }
 
@@ -61,6 +63,8 @@ pub(crate) fn ready_with_data(of: &str) -> RankEvent {
         digest: "aa".to_owned(),
         data: of.to_owned(),
         nccl_id: Vec::new(),
+        empty: false,
+        tensors: Vec::new(),
     }
 }
 

@@ -230,6 +230,9 @@ impl Gathered {
     }
 }
 
+/// Who holds which state of one step.
+type ByDigest<'a> = BTreeMap<&'a str, Vec<(Rank, &'a Holds)>>;
+
 /// The most advanced state, and the rank to take it from where not all hold it; `None` where nobody holds one.
 ///
 /// # Errors
@@ -243,7 +246,7 @@ fn agreed(
             .iter()
             .filter_map(|(rank, holds)| Some((*rank, holds.as_ref()?)))
     };
-    let mut by_step: BTreeMap<Step, BTreeMap<&str, Vec<(Rank, &Holds)>>> = BTreeMap::new();
+    let mut by_step: BTreeMap<Step, ByDigest<'_>> = BTreeMap::new();
     for (rank, holds) in holders() {
         let digests = by_step.entry(holds.step).or_default();
         digests
@@ -353,7 +356,7 @@ fn join(ranks: &[Rank]) -> String {
 }
 
 /// The same step must mean the same state: who holds which, and the first tensor that differs.
-fn disagreement(step: Step, digests: &BTreeMap<&str, Vec<(Rank, &Holds)>>) -> String {
+fn disagreement(step: Step, digests: &ByDigest<'_>) -> String {
     let sides: Vec<_> = digests
         .iter()
         .map(|(digest, who)| format!("ranks {} as {}", listed(who), short(digest)))

@@ -31,6 +31,7 @@ pub(crate) struct Env {
     pub(crate) at: Duration,
     sessions: BTreeMap<WorkerId, (SessionId, String, u32)>,
     next_session: u64,
+    held: Option<Step>,
 }
 
 impl Env {
@@ -52,6 +53,7 @@ impl Env {
             at: Duration::ZERO,
             sessions: BTreeMap::new(),
             next_session: 1,
+            held: None,
         }
     }
 
@@ -250,6 +252,7 @@ impl Env {
             name: String::new(),
             memory: 0,
         };
+        let held = self.held;
         let rank = |(job, attempt, rank, device): &(&str, u64, u32, u32)| {
             let rank = RankId {
                 job: id(job),
@@ -260,7 +263,7 @@ impl Env {
                 rank,
                 device: *device,
                 phase: PhaseIndex::new(0),
-                held: None,
+                held,
             }
         };
         let answer = self.do_step(Event::Registered(Registration {
@@ -276,6 +279,40 @@ impl Env {
         if let (Answer::Ignored(Ignored::AnotherAgent), Some(former)) = (answer, former) {
             self.sessions.insert(worker(name), former);
         }
+    }
+
+    /// An agent comes back with one trainer that has left its gang and waits.
+    pub(crate) fn register_held(&mut self, name: &str, rank: (&str, u64, u32), step: u64) {
+        let (job, attempt, number) = rank;
+        self.held = Some(Step::new(step));
+        self.register(name, "1", 1, &[(job, attempt, number, 0)]);
+        self.held = None;
+    }
+
+    pub(crate) fn cordon(&mut self, name: &str, reason: Option<&str>) {
+        self.do_step(Event::Cordon {
+            worker: worker(name),
+            reason: reason.map(str::to_owned),
+        });
+    }
+
+    pub(crate) fn drain(&mut self, name: &str) {
+        self.do_step(Event::Drain {
+            worker: worker(name),
+            reason: String::new(),
+            deadline: Duration::from_secs(60),
+        });
+    }
+
+    pub(crate) fn link_lost(&mut self, name: &str, other: &str, job: &str) {
+        let attempt = Attempt::new(self.live(job).1);
+        self.do_step(Event::LinkLost {
+            session: self.session(name),
+            worker: worker(name),
+            other: worker(other),
+            rank: (id(job), attempt),
+            reason: "silent for 5 s".to_owned(),
+        });
     }
 
     pub(crate) fn reset(&mut self, name: &str) {

@@ -50,6 +50,15 @@ pub struct Flags {
     /// How long a gang may take to load before it begins [default: 10m].
     #[arg(long, env = "DIPTYCH_PREPARE_DEADLINE", value_name = "DURATION")]
     pub prepare_deadline: Option<String>,
+    /// How long a gang that could be larger stays as it is before it grows [default: 10s].
+    #[arg(long, env = "DIPTYCH_GROW_AFTER", value_name = "DURATION")]
+    pub grow_after: Option<String>,
+    /// How long a gang may go without a step, at least, before it counts as stuck [default: 20s].
+    #[arg(long, env = "DIPTYCH_STALL", value_name = "DURATION")]
+    pub stall: Option<String>,
+    /// Failures within an hour that were a worker's own and keep new ranks off it; 0 never does [default: 5].
+    #[arg(long, env = "DIPTYCH_SUSPECT_AFTER", value_name = "N")]
+    pub suspect_after: Option<u32>,
 }
 
 /// The file's form of [`Flags`].
@@ -66,6 +75,9 @@ struct File {
     reconnect: Option<String>,
     reattach_grace: Option<String>,
     prepare_deadline: Option<String>,
+    grow_after: Option<String>,
+    stall: Option<String>,
+    suspect_after: Option<u32>,
 }
 
 /// Settings that hold.
@@ -151,6 +163,16 @@ impl Config {
                 flags.prepare_deadline.or(file.prepare_deadline),
                 defaults.prepare_deadline,
             )?,
+            grow_after: wait(
+                "grow-after",
+                flags.grow_after.or(file.grow_after),
+                defaults.grow_after,
+            )?,
+            stall: wait("stall", flags.stall.or(file.stall), defaults.stall)?,
+            suspect_after: flags
+                .suspect_after
+                .or(file.suspect_after)
+                .unwrap_or(defaults.suspect_after),
             ..defaults
         };
         if settings.dead_after < settings.heartbeat * 2 {

@@ -1,7 +1,9 @@
 //! A valid spec, as the coordinator needs it.
 
 use diptych_common::ids::{PhaseIndex, PhaseName};
-use diptych_common::spec::{Device, JobDraft, JobSpec, PhaseKind, PhaseSpec, Source, Teacher};
+use diptych_common::spec::{
+    Device, JobDraft, JobSpec, NonFinitePolicy, PhaseKind, PhaseSpec, Source, Teacher,
+};
 use serde_json::Value;
 
 use crate::core::{PhasePlan, Submission};
@@ -38,6 +40,9 @@ pub fn unusable(draft: JobDraft, problem: String, phases: usize) -> Option<Submi
             device: Device::Cpu,
             min: 1,
             max: 1,
+            most: 1,
+            spares: 0,
+            rewinds: false,
             inputs: Vec::new(),
             keep: u32::MAX,
         })
@@ -71,6 +76,9 @@ fn plan(spec: &JobSpec, phase: &PhaseSpec) -> PhasePlan {
         device: phase.gang.device,
         min: phase.gang.min,
         max: phase.gang.max,
+        most: phase.lanes / phase.groups.max(1),
+        spares: phase.gang.spares,
+        rewinds: phase.on_non_finite == NonFinitePolicy::Rewind,
         inputs,
         keep: phase.checkpoint.keep,
     }

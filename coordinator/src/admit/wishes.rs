@@ -34,7 +34,8 @@ pub fn cancel(
     } else {
         format!("cancelled: {reason}")
     };
-    track::end_attempt(state, id, Ending::Planned(why.clone()), now, out);
+    track::end_attempt(state, id, Ending::Over(why.clone()), now, out);
+    track::recover::dismiss_all(state, id, &why, now, out);
     if let Some(job) = state.job_mut(id) {
         job.record.state = JobState::Cancelled {
             ended: now.wall,

@@ -50,6 +50,7 @@ pub fn advance(state: &mut State, id: &JobId, index: usize, now: Now, out: &mut 
                 message: format!("the final checkpoint did not verify: {problem}"),
                 log: Vec::new(),
                 object: None,
+                step: None,
             };
             track::end_attempt(state, id, Ending::Failed(failure), now, out);
         }
@@ -71,6 +72,8 @@ fn done(
     else {
         return;
     };
+    let beside = track::recover::standing_by(state, id);
+    track::recover::dismiss(state, &beside, "its phase is done", now, out);
     track::ending::release(state, id, &placement, now);
     let Some(job) = state.job_mut(id) else { return };
     let phase = &mut job.phases[index];

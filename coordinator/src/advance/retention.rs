@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::core::{
         Checkpoint, CheckpointRecord, CheckpointState, Mono, Placement, RankState, Run, Seat,
-        Stage, UnixMs,
+        Stage, StartFrom, UnixMs,
     };
 
     fn id(step: u64, attempt: u64) -> CheckpointId {
@@ -211,7 +211,7 @@ mod tests {
                 let seats = vec![Seat { worker: "w".parse().unwrap(), device: 0 }];
                 let attempt = Attempt::new(3);
                 phase.record.state =
-                    PhaseState::Live(Placement { attempt, seats, resume: Some(resume), begun: true, finished: None });
+                    PhaseState::Live(Placement { attempt, seats, reserves: Vec::new(), start: StartFrom::Checkpoint, resume: Some(resume), begun: true, finished: None });
                 phase.run = Some(Run::new(Stage::Training, RankState::Training, 1, Mono::default()));
             }
             let gone = superfluous(&phase, keep);

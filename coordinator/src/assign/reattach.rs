@@ -3,11 +3,19 @@
 use diptych_common::ids::JobId;
 
 use super::begin::begin_if_ready;
-use crate::core::{Job, Mono, Now, Outcome, RankState, Run, Settings, Stage, State, StoredJob};
+use crate::core::{
+    Job, Mono, Now, Outcome, RankState, Run, Settings, Stage, State, StoredJob, WorkerRecord,
+};
+use crate::track::{self, Ending};
 
 /// A state from what the store holds. Ranks of live attempts are away until their workers register.
-pub fn restored(settings: Settings, jobs: Vec<StoredJob>, now: Mono) -> State {
+pub fn restored(
+    settings: Settings,
+    (jobs, workers): (Vec<StoredJob>, Vec<WorkerRecord>),
+    now: Mono,
+) -> State {
     let mut state = State::new(settings);
+    state.recall(workers);
     for stored in jobs {
         let mut job = stored.into_job();
         reattaching(&mut job, &settings, now);
@@ -24,7 +32,8 @@ fn reattaching(job: &mut Job, settings: &Settings, now: Mono) {
         let Some(placement) = phase.placement() else {
             continue;
         };
-        let world = placement.seats.len();
+        let (world, beside) = (placement.seats.len(), placement.reserves.len());
+        let begun = placement.begun.then_some(now);
         let committed = |step| {
             phase
                 .checkpoints
@@ -41,11 +50,15 @@ fn reattaching(job: &mut Job, settings: &Settings, now: Mono) {
                 RankState::Away,
             ),
         };
-        phase.run = Some(Run::new(stage, rank, world, now));
+        let mut run = Run::new(stage, rank, world, now);
+        run.reserves = vec![RankState::Away; beside];
+        run.begun = begun;
+        phase.run = Some(run);
     }
 }
 
-/// Goes on with an attempt whose ranks have all come back.
+/// Goes on with an attempt whose ranks have all come back. Where some had left the gang meanwhile, all do, and their next
+/// attempt goes on from what they hold.
 pub fn reattached(state: &mut State, id: &JobId, now: Now, out: &mut Outcome) {
     let prepare = state.settings().prepare_deadline;
     let Some((index, placement)) = state.job(id).and_then(|job| job.live()) else {
@@ -60,6 +73,14 @@ pub fn reattached(state: &mut State, id: &JobId, now: Now, out: &mut Outcome) {
         || !run.ranks.iter().all(RankState::is_attached)
     {
         return;
+    }
+    if run
+        .ranks
+        .iter()
+        .any(|rank| matches!(rank, RankState::Held { .. }))
+    {
+        let why = "ranks left the gang while the coordinator was away".to_owned();
+        return track::end_attempt(state, id, Ending::Planned(why), now, out);
     }
     run.pulse.at = now.mono;
     run.stage = if begun {

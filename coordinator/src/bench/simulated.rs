@@ -41,6 +41,7 @@ pub fn registration(worker: &str, incarnation: &str, slots: u32) -> v1::Register
         host: "localhost".to_owned(),
         devices: (0..slots).map(device).collect(),
         running: Vec::new(),
+        peer_endpoint: String::new(),
     }
 }
 
@@ -123,6 +124,10 @@ pub fn answers(order: &Down, trainers: &mut Trainers) -> Vec<Up> {
             let said = match command.command.as_ref() {
                 Some(Command::Prepare(prepare)) => match save_key(command, prepare) {
                     Some(save) => {
+                        // A trainer that was kept serves the new attempt.
+                        trainers.retain(|(job, attempt, _), _| {
+                            *job != command.job || *attempt >= command.attempt
+                        });
                         trainers.insert(key, save);
                         vec![ready(prepare)]
                     }
@@ -143,7 +148,11 @@ pub fn answers(order: &Down, trainers: &mut Trainers) -> Vec<Up> {
                         ..Default::default()
                     })]
                 }
-                Some(Command::Abort(_)) | None => Vec::new(),
+                Some(Command::Leave(leave)) => {
+                    let reason = leave.reason.clone();
+                    vec![held(0, reason)]
+                }
+                Some(Command::Abort(_) | Command::Ping(_)) | None => Vec::new(),
             };
             said.into_iter()
                 .map(|event| rank(&command.job, command.attempt, command.rank, event))
@@ -153,17 +162,21 @@ pub fn answers(order: &Down, trainers: &mut Trainers) -> Vec<Up> {
             let hit = |(job, attempt, _): &(String, u64, u32)| {
                 *job == abort.job && *attempt <= abort.attempt
             };
-            let gone: Vec<_> = trainers.keys().filter(|key| hit(key)).cloned().collect();
-            let killed = || {
-                Event::Exited(v1::Exited {
-                    signal: Some(9),
-                    ..Default::default()
-                })
+            let all: Vec<_> = trainers.keys().filter(|key| hit(key)).cloned().collect();
+            let obey = |(job, attempt, number): (String, u64, u32)| {
+                let stays = abort.keep && !abort.end.contains(&number);
+                let said = if stays {
+                    held(0, abort.reason.clone())
+                } else {
+                    trainers.remove(&(job.clone(), attempt, number));
+                    Event::Exited(v1::Exited {
+                        signal: Some(9),
+                        ..Default::default()
+                    })
+                };
+                rank(&job, attempt, number, said)
             };
-            gone.iter().for_each(|key| drop(trainers.remove(key)));
-            gone.into_iter()
-                .map(|(job, attempt, number)| rank(&job, attempt, number, killed()))
-                .collect()
+            all.into_iter().map(obey).collect()
         }
         Down::Verify(order) => {
             let checkpoint = order.checkpoint.clone();
@@ -187,11 +200,20 @@ pub fn rank(job: &str, attempt: u64, rank: u32, event: Event) -> Up {
     })
 }
 
+fn held(step: u64, reason: String) -> Event {
+    Event::Held(v1::Held {
+        step,
+        reason,
+        lost_peers: Vec::new(),
+    })
+}
+
 fn failed(message: &str) -> Event {
     Event::Failed(v1::Failed {
         kind: v1::FailureKind::Internal.into(),
         message: message.to_owned(),
         object: String::new(),
+        step: None,
     })
 }
 
@@ -216,6 +238,8 @@ fn ready(prepare: &v1::Prepare) -> Event {
         state_digest,
         nccl_id: Default::default(),
         data_digest: Default::default(),
+        empty: false,
+        tensors: Vec::new(),
     })
 }
 
@@ -244,6 +268,7 @@ fn work(save: &CheckpointKey, rank: Rank) -> Vec<Event> {
         images_per_s: 10.0,
         step_s: 0.1,
         metrics,
+        waited_s: 0.0,
     };
     let key = save.shard(rank);
     let object = v1::StoredObject {

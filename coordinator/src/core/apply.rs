@@ -21,6 +21,13 @@ pub fn apply(state: &mut State, event: Event, now: Now) -> Result<Outcome, Refus
         Event::Cancel { job, reason } => admit::cancel(state, &job, reason, now, &mut out)?,
         Event::Retry { job } => admit::retry(state, &job, now, &mut out)?,
         Event::Delete { job } => admit::delete(state, &job)?,
+        Event::Scale(scale) => admit::scale(state, &scale, now, &mut out)?,
+        Event::Cordon { worker, reason } => admit::cordon(state, &worker, reason)?,
+        Event::Drain {
+            worker,
+            reason,
+            deadline,
+        } => admit::drain(state, &worker, (reason, deadline), now, &mut out)?,
         Event::Pin {
             job,
             phase,
@@ -42,9 +49,25 @@ pub fn apply(state: &mut State, event: Event, now: Now) -> Result<Outcome, Refus
         Event::Leaving {
             session,
             worker,
+            grace,
+        } => {
+            track::leaving(state, session, &worker, grace, now, &mut out);
+        }
+        Event::LinkLost {
+            session,
+            worker,
+            other,
+            rank,
             reason,
         } => {
-            track::leaving(state, session, &worker, &reason, now, &mut out);
+            let lost = track::LinkLost {
+                session,
+                worker: &worker,
+                other: &other,
+                rank: &rank,
+                reason: &reason,
+            };
+            track::link_lost(state, &lost, now, &mut out);
         }
         Event::Rank(report) => track::report(state, report, now, &mut out),
         Event::Verified(report) => track::verified(state, report, now, &mut out),

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use diptych_common::ids::{JobId, PhaseIndex};
+use diptych_common::ids::{JobId, PhaseIndex, WorkerId};
 
 use super::checkpoint::{Checkpoint, CheckpointId, CheckpointRecord};
 use super::job::{Job, JobRecord, Phase, PhaseRecord, Submission};
+use super::record::WorkerRecord;
 
 /// A row to write.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +49,16 @@ pub enum Change {
     DropJob {
         /// Which one.
         job: JobId,
+    },
+    /// What is remembered of a worker is new or different.
+    PutWorker {
+        /// The row.
+        record: WorkerRecord,
+    },
+    /// Nothing is to be remembered of a worker.
+    DropWorker {
+        /// Which one.
+        worker: WorkerId,
     },
 }
 

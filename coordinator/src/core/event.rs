@@ -1,6 +1,7 @@
 //! Everything that can happen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, Rank, Step, WorkerId};
 use diptych_common::spec::Device;
@@ -8,7 +9,8 @@ use diptych_common::spec::Device;
 use super::checkpoint::{CheckpointId, CheckpointRef, StoredObject};
 use super::failure::{Exit, FailureKind};
 use super::job::{Metric, RequestId, Secret, Submission};
-use super::run::Activity;
+use super::pace::Activity;
+use super::run::TensorDigest;
 use super::worker::{RankId, SessionId};
 
 /// One thing that happened. What is random (ids, secrets) comes in with it.
@@ -32,6 +34,24 @@ pub enum Event {
     Delete {
         /// Which one.
         job: JobId,
+    },
+    /// A client wants phases of a job to have other numbers of ranks.
+    Scale(Scale),
+    /// A client wants new ranks kept off a worker, or let onto it again.
+    Cordon {
+        /// Which one.
+        worker: WorkerId,
+        /// Why; `None` lets it in again.
+        reason: Option<String>,
+    },
+    /// A client wants a worker emptied.
+    Drain {
+        /// Which one.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
+        /// Ranks that are still there after this are aborted.
+        deadline: Duration,
     },
     /// A client wants a checkpoint kept, or no longer kept.
     Pin {
@@ -75,7 +95,20 @@ pub enum Event {
         session: SessionId,
         /// Its worker.
         worker: WorkerId,
-        /// Why.
+        /// It ends its trainers after this.
+        grace: Duration,
+    },
+    /// Two agents of one attempt cannot reach each other.
+    LinkLost {
+        /// On this stream.
+        session: SessionId,
+        /// The one that says so.
+        worker: WorkerId,
+        /// The other.
+        other: WorkerId,
+        /// Of this attempt.
+        rank: (JobId, Attempt),
+        /// What it saw.
         reason: String,
     },
     /// A rank reports.
@@ -101,6 +134,19 @@ pub struct Submit {
     pub secret: Secret,
 }
 
+/// Other numbers of ranks.
+#[derive(Debug, Clone)]
+pub struct Scale {
+    /// Of this job.
+    pub job: JobId,
+    /// Of this phase; `None`: of all that are not done.
+    pub phase: Option<PhaseIndex>,
+    /// Fewest ranks; `None`: as it is.
+    pub min: Option<u32>,
+    /// Most ranks; `None`: as it is.
+    pub max: Option<u32>,
+}
+
 /// Who an agent is, and what it runs.
 #[derive(Debug, Clone)]
 pub struct Registration {
@@ -116,8 +162,23 @@ pub struct Registration {
     pub host: String,
     /// With distinct indices.
     pub devices: Vec<DeviceReport>,
-    /// Trainers that are alive, with the device of each.
-    pub running: Vec<(RankId, u32)>,
+    /// Trainers that are alive.
+    pub running: Vec<RunningRank>,
+    /// host:port where other agents reach it; empty where they cannot.
+    pub peer: String,
+}
+
+/// A trainer that lives when its agent registers.
+#[derive(Debug, Clone)]
+pub struct RunningRank {
+    /// What it last was.
+    pub rank: RankId,
+    /// The device that it has.
+    pub device: u32,
+    /// Of which phase.
+    pub phase: PhaseIndex,
+    /// Steps in the state that it holds, where it has left its gang and waits.
+    pub held: Option<Step>,
 }
 
 /// A device that a worker lends.
@@ -165,6 +226,19 @@ pub enum RankEvent {
         data: String,
         /// Rank 0 on GPUs.
         nccl_id: Vec<u8>,
+        /// It holds no state yet.
+        empty: bool,
+        /// The state's tensors.
+        tensors: Vec<TensorDigest>,
+    },
+    /// It left its gang, and waits with a whole state.
+    Held {
+        /// Steps in that state.
+        step: Step,
+        /// Why it left.
+        reason: String,
+        /// Peers that it lost.
+        lost: Vec<Rank>,
     },
     /// It steps.
     Progress {
@@ -176,6 +250,8 @@ pub enum RankEvent {
         images_per_s: f64,
         /// Of one step.
         step_s: f64,
+        /// Of those, spent waiting for peers.
+        waited_s: f64,
         /// Since the last report.
         metrics: Vec<Metric>,
     },
@@ -208,6 +284,8 @@ pub enum RankEvent {
         message: String,
         /// Key of the manifest, or URL, of a checkpoint that could not be loaded.
         object: Option<String>,
+        /// A number that is not finite: steps that were committed before its step.
+        step: Option<Step>,
     },
     /// It turns to other work.
     Activity(Activity),

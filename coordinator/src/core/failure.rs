@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use diptych_common::ids::{Attempt, Rank, WorkerId};
+use diptych_common::ids::{Attempt, Rank, Step, WorkerId};
 use serde::{Deserialize, Serialize};
 
 /// What kind of failure; the first five are terminal.
@@ -57,6 +57,22 @@ impl FailureKind {
         }
     }
 
+    /// Whether it speaks against the worker that it happened on, and not against the job.
+    pub const fn is_a_workers_own(self) -> bool {
+        match self {
+            Self::Crashed | Self::WorkerLost | Self::NotReady | Self::Stalled => true,
+            Self::BadData
+            | Self::Refused
+            | Self::NonFinite
+            | Self::Diverged
+            | Self::DataDiffers
+            | Self::PeerLost
+            | Self::Storage
+            | Self::Internal
+            | Self::BadCheckpoint => false,
+        }
+    }
+
     /// Stable name, for people and programs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -95,6 +111,9 @@ pub struct Failure {
     /// Key of the manifest, or URL, of a checkpoint that could not be loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
+    /// A number that is not finite: steps that were committed before its step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
 }
 
 impl fmt::Display for Failure {

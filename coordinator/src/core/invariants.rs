@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::job::{Job, JobState, Phase, PhaseState};
+use super::job::{Job, JobState, Phase, PhaseState, Seat};
 use super::state::State;
 use super::worker::{Hold, RankId};
 use crate::queue::QueueKey;
@@ -102,11 +102,17 @@ fn check_phase(state: &State, job: &Job, index: usize, phase: &Phase) -> Result<
         return Err("I1: the live attempt is not the newest".into());
     }
     let world = placement.seats.len();
-    if world != run.ranks.len() || world < plan.min as usize || world > plan.max as usize {
-        return Err(format!(
-            "I6: a gang of {world}, not of {} to {}",
-            plan.min, plan.max
-        ));
+    let scaled = phase.record.scale.is_some();
+    let most = if scaled { plan.most } else { plan.max } as usize;
+    let least = if scaled { 1 } else { plan.min as usize };
+    if world != run.ranks.len() || !(least..=most.max(least)).contains(&world) {
+        return Err(format!("I6: a gang of {world}, not of {least} to {most}"));
+    }
+    if run.reserves.len() != placement.reserves.len() {
+        return Err("I6: those that stand by are not those that were placed".into());
+    }
+    if !phase.kept.is_empty() {
+        return Err("trainers wait for an attempt that is live".into());
     }
     if placement.seats.iter().collect::<BTreeSet<_>>().len() != world {
         return Err("I6: two ranks on one device".into());
@@ -127,24 +133,51 @@ fn check_devices(state: &State) -> Result<(), String> {
             if worker.is_lost() && slot.hold != Hold::Free {
                 return Err(format!("lost worker {} holds ranks", worker.id));
             }
-            let Hold::Held(rank) = &slot.hold else {
-                continue;
+            let seat = Seat {
+                worker: worker.id.clone(),
+                device: slot.index,
+            };
+            let rank = match &slot.hold {
+                Hold::Held(rank) => rank,
+                Hold::Kept(rank) => {
+                    let job = state.job(&rank.job);
+                    let waits = job.is_some_and(|job| {
+                        let mut phases = job.phases.iter();
+                        job.is_active() && phases.any(|phase| phase.kept.contains_key(&seat))
+                    });
+                    if !waits {
+                        return Err(format!("I6: {seat:?} is kept for nobody: {rank:?}"));
+                    }
+                    continue;
+                }
+                Hold::Free | Hold::Releasing { .. } => continue,
             };
             *held.entry(rank).or_default() += 1;
             let live = state
                 .job(&rank.job)
                 .and_then(|job| job.live().map(|(_, placement)| placement));
             let seated = live.is_some_and(|placement| {
-                placement.attempt == rank.attempt
-                    && placement
-                        .seats
-                        .get(rank.rank.get() as usize)
-                        .is_some_and(|seat| seat.worker == worker.id && seat.device == slot.index)
+                placement.attempt == rank.attempt && placement.seat(rank.rank) == Some(&seat)
             });
             if !seated {
                 return Err(format!(
                     "I6: {}[{}] is held by {rank:?}, which does not sit there",
                     worker.id, slot.index
+                ));
+            }
+        }
+    }
+    for job in state.jobs().values() {
+        for seat in job.phases.iter().flat_map(|phase| phase.kept.keys()) {
+            let worker = state.worker(&seat.worker);
+            let slot = worker.and_then(|worker| worker.slot(seat.device));
+            let kept = slot.is_some_and(
+                |slot| matches!(&slot.hold, Hold::Kept(rank) if &rank.job == job.id()),
+            );
+            if !kept {
+                return Err(format!(
+                    "I6: {} waits on {seat:?}, which is not kept for it",
+                    job.id()
                 ));
             }
         }

@@ -1,6 +1,6 @@
 //! A job: what was asked, where it is, and what it has saved. Records are durable, the rest lives in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Step, WorkerId};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, CheckpointId};
 use super::failure::Failure;
+use super::pace::Pace;
 use super::run::Run;
 use super::time::{Mono, UnixMs};
 
@@ -42,6 +43,12 @@ pub struct PhasePlan {
     pub min: u32,
     /// Most ranks.
     pub max: u32,
+    /// The most ranks that its lanes allow.
+    pub most: u32,
+    /// Trainers that stand by beside the gang.
+    pub spares: u32,
+    /// Whether a number that is not finite leads back to a checkpoint, in place of the end.
+    pub rewinds: bool,
     /// Phases whose final checkpoint it reads.
     pub inputs: Vec<PhaseIndex>,
     /// Verified checkpoints to keep.
@@ -128,6 +135,30 @@ pub struct Phase {
     pub run: Option<Run>,
     /// Since when it waits for a place, after an attempt ended.
     pub waiting: Mono,
+    /// Trainers of its last attempt that wait for the next one, by what they bring; only while it waits.
+    pub kept: BTreeMap<Seat, Brings>,
+    /// What was learned of its steps.
+    pub pace: Pace,
+}
+
+/// What a trainer that was kept brings to the next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Brings {
+    /// The phase's state.
+    State,
+    /// Everything but the state.
+    Readiness,
+    /// A process that still loads.
+    Process,
+}
+
+/// Numbers of ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// Fewest.
+    pub min: u32,
+    /// Most.
+    pub max: u32,
 }
 
 /// The durable part of a phase.
@@ -150,6 +181,15 @@ pub struct PhaseRecord {
     pub started: Option<UnixMs>,
     /// When it was done or failed.
     pub ended: Option<UnixMs>,
+    /// The numbers of ranks that a client wants in place of the spec's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Range>,
+    /// Steps whose batch changes nothing, after a number that was not finite.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub skipped: BTreeSet<Step>,
+    /// The next attempt starts from a checkpoint, whatever trainers hold in memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forget: bool,
 }
 
 /// Where a phase is.
@@ -182,12 +222,29 @@ pub struct Placement {
     pub attempt: Attempt,
     /// One seat per rank, in rank order; never empty.
     pub seats: Vec<Seat>,
-    /// The checkpoint that it started from.
+    /// Trainers that stand by beside the gang: ranks from `seats.len()` on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserves: Vec<Seat>,
+    /// What its ranks begin with.
+    #[serde(default)]
+    pub start: StartFrom,
+    /// The checkpoint that it started from or, from memory, would have.
     pub resume: Option<CheckpointId>,
     /// Whether `Begin` was sent.
     pub begun: bool,
     /// The last step, once every rank's work is done.
     pub finished: Option<Step>,
+}
+
+/// Which state the ranks of an attempt begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    /// The checkpoint's or, without one, the beginning.
+    #[default]
+    Checkpoint,
+    /// The most advanced that a rank holds in memory.
+    Memory,
 }
 
 /// Where one rank sits.
@@ -261,6 +318,15 @@ impl Job {
             .find_map(|(index, phase)| phase.placement().map(|placement| (index, placement)))
     }
 
+    /// The numbers of ranks that a phase may have: the spec's, or what a client set.
+    pub fn range(&self, index: usize) -> Range {
+        let plan = &self.submission.phases[index];
+        self.phases[index].record.scale.unwrap_or(Range {
+            min: plan.min,
+            max: plan.max,
+        })
+    }
+
     /// Position of a phase.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.submission
@@ -290,11 +356,16 @@ impl Phase {
                 results: Vec::new(),
                 started: None,
                 ended: None,
+                scale: None,
+                skipped: BTreeSet::new(),
+                forget: false,
             },
             checkpoints: BTreeMap::new(),
             progress: Progress::default(),
             run: None,
             waiting: Mono::default(),
+            kept: BTreeMap::new(),
+            pace: Pace::default(),
         }
     }
 

@@ -6,7 +6,9 @@ pub mod failure; // why attempts end
 pub mod checkpoint; // what a phase has saved
 pub mod job; // jobs, phases, attempts, ranks
 pub mod run; // a live attempt's ranks
+pub mod pace; // how fast they go
 pub mod worker; // workers and their devices
+pub mod record; // what is remembered of a worker
 pub mod deletion; // objects that nobody needs
 pub mod event; // everything that can happen
 pub mod outcome; // everything that follows
@@ -23,18 +25,22 @@ pub use checkpoint::{
 };
 pub use deletion::Deletion;
 pub use event::{
-    DeviceReport, Event, RankEvent, RankReport, Registration, Reread, Submit, VerifyReport,
+    DeviceReport, Event, RankEvent, RankReport, Registration, Reread, RunningRank, Scale, Submit,
+    VerifyReport,
 };
 pub use failure::{Exit, Failure, FailureKind};
 pub use invariants::check_invariants;
 pub use job::{
-    Budget, Job, JobRecord, JobState, Metric, Phase, PhasePlan, PhaseRecord, PhaseState, Placement,
-    Progress, RequestId, Seat, Secret, Submission,
+    Brings, Budget, Job, JobRecord, JobState, Metric, Phase, PhasePlan, PhaseRecord, PhaseState,
+    Placement, Progress, Range, RequestId, Seat, Secret, StartFrom, Submission,
 };
 pub use outcome::{
-    Answer, Effect, Happening, Ignored, Order, OrderTo, Outcome, PrepareOrder, Refusal,
+    Answer, BeginState, Effect, Happening, Ignored, Order, OrderTo, Outcome, Peer, PrepareOrder,
+    Refusal,
 };
-pub use run::{Activity, Pulse, RankState, Run, Save, Stage};
+pub use pace::{Activity, Pace, Pulse, Stride};
+pub use record::{Blame, WorkerRecord};
+pub use run::{LeavePlan, LeaveWhy, RankState, Run, Save, Stage, TensorDigest};
 pub use settings::Settings;
 pub use state::State;
 pub use time::{Mono, Now, UnixMs};

@@ -6,7 +6,7 @@ use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Rank, Step, Wor
 
 use super::checkpoint::{CheckpointId, CheckpointRef, StoredObject};
 use super::deletion::Deletion;
-use super::job::{Job, Metric};
+use super::job::{Job, Metric, StartFrom};
 use super::time::UnixMs;
 use super::worker::SessionId;
 
@@ -125,10 +125,21 @@ pub enum Order {
     Begin {
         /// To this rank.
         to: OrderTo,
-        /// (endpoint, worker), in rank order.
-        peers: Vec<(String, WorkerId)>,
+        /// In rank order.
+        peers: Vec<Peer>,
         /// Rank 0's.
         nccl_id: Vec<u8>,
+        /// The state that every rank begins with.
+        state: BeginState,
+    },
+    /// Leave after a step that the ranks agree on.
+    Leave {
+        /// To this rank.
+        to: OrderTo,
+        /// Why.
+        reason: String,
+        /// Save that step first.
+        save: bool,
     },
     /// Every part is written.
     WriteManifest {
@@ -154,6 +165,10 @@ pub enum Order {
         attempt: Attempt,
         /// Why.
         reason: String,
+        /// Trainers keep their state and wait, but for the ranks in `end`.
+        keep: bool,
+        /// Ranks that end all the same.
+        end: Vec<Rank>,
     },
     /// Re-read a checkpoint.
     Verify {
@@ -164,6 +179,28 @@ pub enum Order {
         /// Which one.
         checkpoint: CheckpointRef,
     },
+}
+
+/// Where one rank of a gang is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// host:port of its data plane.
+    pub endpoint: String,
+    /// Its worker.
+    pub worker: WorkerId,
+    /// host:port where its agent takes other agents' links.
+    pub agent: String,
+}
+
+/// The state that a gang begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BeginState {
+    /// The rank that all others take it from; `None` where all hold it.
+    pub source: Option<Rank>,
+    /// Its steps.
+    pub step: Step,
+    /// Its BLAKE3, hex.
+    pub digest: String,
 }
 
 /// The rank that an order is for.
@@ -198,6 +235,12 @@ pub struct PrepareOrder {
     pub inputs: Vec<CheckpointRef>,
     /// Since `resume` was committed or, without one, since the phase first started.
     pub unsaved: std::time::Duration,
+    /// What it begins with.
+    pub start: StartFrom,
+    /// Whether it stands by beside the gang.
+    pub reserve: bool,
+    /// Steps whose batch changes nothing.
+    pub skip: Vec<Step>,
 }
 
 /// Why a client's wish is refused. Nothing has changed.
@@ -239,6 +282,17 @@ pub enum Refusal {
         job: JobId,
         /// What it is, and what to do.
         why: String,
+    },
+    /// No such worker.
+    #[error("there is no worker {0}; `diptych worker list` shows the workers")]
+    NoSuchWorker(WorkerId),
+    /// Numbers of ranks that cannot be.
+    #[error("job {job}: {}", problems.join("; "))]
+    Ranks {
+        /// Of which job.
+        job: JobId,
+        /// What is wrong, phase by phase.
+        problems: Vec<String>,
     },
     /// No worker can do it now.
     #[error("{0}")]
@@ -288,6 +342,9 @@ impl PartialEq for PrepareOrder {
             && self.resume == other.resume
             && self.inputs == other.inputs
             && self.unsaved == other.unsaved
+            && self.start == other.start
+            && self.reserve == other.reserve
+            && self.skip == other.skip
     }
 }
 

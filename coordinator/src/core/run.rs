@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use diptych_common::ids::{Rank, Step};
+use diptych_common::ids::{JobId, Rank, Step, WorkerId};
 
 use super::checkpoint::StoredObject;
 use super::failure::Failure;
+use super::job::Seat;
+use super::pace::Pulse;
 use super::time::Mono;
 
 /// The ranks of a live attempt. Not durable: ranks report again.
@@ -15,36 +17,16 @@ pub struct Run {
     pub stage: Stage,
     /// In rank order.
     pub ranks: Vec<RankState>,
+    /// Trainers that stand by beside the gang, in the order of the placement's reserves: ranks from `world` on.
+    pub reserves: Vec<RankState>,
+    /// Since when the gang is as it is and steps.
+    pub begun: Option<Mono>,
     /// Saves on their way, by step.
     pub saves: BTreeMap<Step, Save>,
     /// How many notices its ranks have sent.
     pub notices: u32,
     /// When it last progressed.
     pub pulse: Pulse,
-}
-
-/// What a gang's progress is measured by.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pulse {
-    /// When a rank last took a step, turned to other work or wrote a part.
-    pub at: Mono,
-    /// The furthest step that each rank has reported in this attempt, in rank order.
-    pub steps: Vec<Option<Step>>,
-    /// What each rank does, in rank order.
-    pub doing: Vec<Activity>,
-    /// The longest step time that was reported, in seconds; 0 before the first.
-    pub step_s: f64,
-}
-
-/// What a rank does, by how long it may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activity {
-    /// Steps.
-    Training,
-    /// An evaluation.
-    Evaluating,
-    /// Its last save; training is over.
-    Saving,
 }
 
 /// How far a gang is.
@@ -71,6 +53,37 @@ pub enum Stage {
         /// Ranks that show it.
         bereft: BTreeSet<Rank>,
     },
+    /// The ranks were told to leave after a step that they agree on, until this time.
+    Leaving {
+        /// Or they are aborted.
+        until: Mono,
+        /// What follows.
+        plan: LeavePlan,
+    },
+}
+
+/// What a gang leaves for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeavePlan {
+    /// Why.
+    pub why: LeaveWhy,
+    /// Seats that are given up once everybody has left; the rest goes on.
+    pub give: BTreeSet<Seat>,
+    /// Whether the step is saved first: too few would keep its state.
+    pub save: bool,
+}
+
+/// Why a gang leaves by plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaveWhy {
+    /// Ranks that stand by join it.
+    Grow,
+    /// A client wants other numbers of ranks.
+    Scale,
+    /// A worker is being emptied.
+    Drain(WorkerId),
+    /// A job of higher priority needs devices.
+    Preempt(JobId),
 }
 
 /// Where one rank is.
@@ -97,6 +110,15 @@ pub enum RankState {
         data: String,
         /// Rank 0 on GPUs.
         nccl_id: Vec<u8>,
+        /// It holds no state yet.
+        empty: bool,
+        /// The state's tensors, to say where two states differ.
+        tensors: Vec<TensorDigest>,
+    },
+    /// It left the gang with a whole state, and waits.
+    Held {
+        /// Steps in that state.
+        step: Step,
     },
     /// It came back to an attempt that had begun; how far it is will be heard.
     Back,
@@ -112,6 +134,15 @@ pub enum RankState {
         /// Its last step.
         step: Step,
     },
+}
+
+/// One tensor of a state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorDigest {
+    /// Its name.
+    pub name: String,
+    /// The first 8 bytes of its BLAKE3.
+    pub digest: u64,
 }
 
 /// A save on its way.
@@ -131,40 +162,26 @@ impl Run {
         Self {
             stage,
             ranks: vec![rank; world],
+            reserves: Vec::new(),
+            begun: None,
             saves: BTreeMap::new(),
             notices: 0,
-            pulse: Pulse {
-                at: now,
-                steps: vec![None; world],
-                doing: vec![Activity::Training; world],
-                step_s: 0.0,
-            },
+            pulse: Pulse::new(world, now),
         }
     }
 }
 
-// === impl Pulse ===
-
-impl Pulse {
-    /// A rank reports a step. Only a later one is progress.
-    pub fn stepped(&mut self, rank: Rank, step: Step, step_s: f64, now: Mono) {
-        self.step_s = self.step_s.max(step_s);
-        if let Some(last) = self.steps.get_mut(rank.get() as usize)
-            && last.is_none_or(|last| step > last)
-        {
-            *last = Some(step);
-            self.at = now;
-        }
+impl Run {
+    /// A rank of the gang, or one that stands by beside it.
+    pub fn member(&self, rank: Rank) -> Option<&RankState> {
+        let mut all = self.ranks.iter().chain(&self.reserves);
+        all.nth(rank.get() as usize)
     }
 
-    /// A rank turns to other work. That it still does the same is no progress.
-    pub fn turned(&mut self, rank: Rank, activity: Activity, now: Mono) {
-        if let Some(doing) = self.doing.get_mut(rank.get() as usize)
-            && *doing != activity
-        {
-            *doing = activity;
-            self.at = now;
-        }
+    /// A rank of the gang, or one that stands by beside it.
+    pub fn member_mut(&mut self, rank: Rank) -> Option<&mut RankState> {
+        let mut all = self.ranks.iter_mut().chain(&mut self.reserves);
+        all.nth(rank.get() as usize)
     }
 }
 
@@ -179,6 +196,7 @@ impl RankState {
             | Self::Missing { .. }
             | Self::Starting
             | Self::Ready { .. }
+            | Self::Held { .. }
             | Self::Back
             | Self::Training => None,
         }
@@ -190,10 +208,41 @@ impl RankState {
             Self::Away | Self::Missing { .. } => false,
             Self::Starting
             | Self::Ready { .. }
+            | Self::Held { .. }
             | Self::Back
             | Self::Training
             | Self::Finished { .. }
             | Self::Left { .. } => true,
+        }
+    }
+
+    /// Whether it can take a place in a gang without starting up.
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready { .. })
+    }
+
+    /// Stable name, for people and programs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Away | Self::Missing { .. } => "away",
+            Self::Starting => "starting",
+            Self::Ready { .. } => "ready",
+            Self::Held { .. } => "held",
+            Self::Back | Self::Training => "training",
+            Self::Finished { .. } | Self::Left { .. } => "finished",
+        }
+    }
+}
+
+// === impl LeaveWhy ===
+
+impl std::fmt::Display for LeaveWhy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Grow => f.write_str("ranks that stand by join the gang"),
+            Self::Scale => f.write_str("its number of ranks was changed"),
+            Self::Drain(worker) => write!(f, "worker {worker} is being drained"),
+            Self::Preempt(job) => write!(f, "job {job} of higher priority needs devices"),
         }
     }
 }

@@ -21,6 +21,12 @@ pub struct Settings {
     pub release_grace: Duration,
     /// How long a gang that could be larger waits after a worker joined, for more to join.
     pub settle: Duration,
+    /// How long a gang that could be larger stays as it is before it grows.
+    pub grow_after: Duration,
+    /// How long a gang may take to leave by plan.
+    pub leave_deadline: Duration,
+    /// How long two workers that cannot reach each other are not placed together.
+    pub apart: Duration,
     /// How long a new attempt waits for the verification of a newer committed checkpoint.
     pub verify_grace: Duration,
     /// When to order the verification of a checkpoint again.
@@ -41,6 +47,8 @@ pub struct Settings {
     pub lost_kept: Duration,
     /// Failures in a row without progress that end a phase.
     pub failures: u32,
+    /// Failures within an hour that were a worker's own and cordon it; 0 never does.
+    pub suspect_after: u32,
     /// Active jobs that may be here at once.
     pub jobs: usize,
 }
@@ -56,16 +64,20 @@ impl Default for Settings {
             doubt: Duration::from_millis(300),
             release_grace: Duration::from_secs(15),
             settle: Duration::from_secs(2),
+            grow_after: Duration::from_secs(10),
+            leave_deadline: Duration::from_secs(120),
+            apart: Duration::from_secs(600),
             verify_grace: Duration::from_secs(10),
             verify_again: Duration::from_secs(300),
             unread_pause: Duration::from_secs(1),
-            stall: Duration::from_secs(60),
+            stall: Duration::from_secs(20),
             stall_steps: 20,
             stall_saving: Duration::from_secs(600),
             stall_evaluating: Duration::from_secs(1800),
             backoff: Duration::from_secs(1),
             lost_kept: Duration::from_secs(3600),
             failures: 3,
+            suspect_after: 5,
             jobs: 100_000,
         }
     }

@@ -7,7 +7,9 @@ use diptych_common::ids::{JobId, WorkerId};
 
 use super::change::{self, Change};
 use super::job::{Job, RequestId};
+use super::record::WorkerRecord;
 use super::settings::Settings;
+use super::time::Mono;
 use super::worker::Worker;
 use crate::queue::QueueKey;
 
@@ -21,6 +23,10 @@ pub struct State {
     settings: Settings,
     jobs: BTreeMap<JobId, Arc<Job>>,
     workers: BTreeMap<WorkerId, Arc<Worker>>,
+    /// Of workers of which something is remembered.
+    records: BTreeMap<WorkerId, WorkerRecord>,
+    /// Pairs of workers that could not reach each other, until when they are not placed together. Not durable.
+    apart: BTreeMap<(WorkerId, WorkerId), Mono>,
     next_sequence: u64,
     // Derived from `jobs`.
     requests: BTreeMap<RequestId, JobId>,
@@ -35,6 +41,7 @@ pub struct State {
 struct Batch {
     jobs: BTreeMap<JobId, Option<Arc<Job>>>,
     workers: BTreeMap<WorkerId, Option<Arc<Worker>>>,
+    records: BTreeMap<WorkerId, Option<WorkerRecord>>,
 }
 
 impl State {
@@ -44,6 +51,8 @@ impl State {
             settings,
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
+            records: BTreeMap::new(),
+            apart: BTreeMap::new(),
             next_sequence: 1,
             requests: BTreeMap::new(),
             queue: BTreeSet::new(),
@@ -81,6 +90,36 @@ impl State {
     /// One worker.
     pub fn worker(&self, id: &WorkerId) -> Option<&Arc<Worker>> {
         self.workers.get(id)
+    }
+
+    /// What is remembered of a worker.
+    pub fn record(&self, id: &WorkerId) -> Option<&WorkerRecord> {
+        self.records.get(id)
+    }
+
+    /// What is remembered of workers, by id.
+    pub fn records(&self) -> &BTreeMap<WorkerId, WorkerRecord> {
+        &self.records
+    }
+
+    /// Whether new ranks may be placed on a worker.
+    pub fn takes_ranks(&self, worker: &Worker) -> bool {
+        let cordoned = |record: &WorkerRecord| record.cordoned.is_some();
+        worker.session().is_some()
+            && worker.draining.is_none()
+            && !self.records.get(&worker.id).is_some_and(cordoned)
+    }
+
+    /// Pairs of workers that are not placed together, each in the order of names.
+    pub fn apart(&self, now: Mono) -> BTreeSet<(WorkerId, WorkerId)> {
+        let open = self.apart.iter().filter(|(_, until)| now < **until);
+        open.map(|(pair, _)| pair.clone()).collect()
+    }
+
+    /// Does not place two workers together until then.
+    pub(crate) fn keep_apart(&mut self, one: &WorkerId, other: &WorkerId, until: Mono) {
+        let pair = (one.min(other).clone(), one.max(other).clone());
+        self.apart.insert(pair, until);
     }
 
     /// Active jobs without a live attempt, in the order in which they are placed.
@@ -154,6 +193,29 @@ impl State {
         }
     }
 
+    /// Changes what is remembered of a worker.
+    pub(crate) fn remember(&mut self, id: &WorkerId, change: impl FnOnce(&mut WorkerRecord)) {
+        let former = self.records.get(id).cloned();
+        let mut record = former
+            .clone()
+            .unwrap_or_else(|| WorkerRecord::new(id.clone()));
+        change(&mut record);
+        self.batch.records.entry(id.clone()).or_insert(former);
+        if record.is_clean() {
+            self.records.remove(id);
+        } else {
+            self.records.insert(id.clone(), record);
+        }
+    }
+
+    /// Takes over what the store remembers of workers.
+    pub(crate) fn recall(&mut self, records: Vec<WorkerRecord>) {
+        self.records = records
+            .into_iter()
+            .map(|record| (record.id.clone(), record))
+            .collect();
+    }
+
     /// Brings what is derived up to date; the last thing that `apply` does.
     pub(crate) fn derive(&mut self) {
         for id in std::mem::take(&mut self.dirty) {
@@ -193,6 +255,16 @@ impl State {
                 &mut changes,
             );
         }
+        for (id, former) in &self.batch.records {
+            match self.records.get(id) {
+                Some(record) if Some(record) == former.as_ref() => {}
+                Some(record) => changes.push(Change::PutWorker {
+                    record: record.clone(),
+                }),
+                None if former.is_some() => changes.push(Change::DropWorker { worker: id.clone() }),
+                None => {}
+            }
+        }
         changes
     }
 
@@ -216,6 +288,12 @@ impl State {
         }
         self.derive();
         self.batch = Batch::default();
+        for (id, former) in batch.records {
+            match former {
+                Some(former) => self.records.insert(id, former),
+                None => self.records.remove(&id),
+            };
+        }
         for (id, former) in batch.workers {
             match former {
                 Some(former) => self.workers.insert(id, former),

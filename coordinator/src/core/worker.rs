@@ -28,6 +28,10 @@ pub struct Worker {
     pub since: UnixMs,
     /// When it first registered, as far as is known.
     pub registered: Mono,
+    /// host:port where other agents reach it; empty where they cannot.
+    pub peer: String,
+    /// Until when what it runs has to be elsewhere, where it is being emptied.
+    pub draining: Option<Mono>,
 }
 
 /// One device.
@@ -50,8 +54,10 @@ pub struct Slot {
 pub enum Hold {
     /// Nobody.
     Free,
-    /// A rank of a live attempt.
+    /// A rank of a live attempt, or a trainer that stands by beside it.
     Held(RankId),
+    /// A trainer of an ended attempt that waits for its job's next one.
+    Kept(RankId),
     /// A rank of an ended attempt, whose process may still be there.
     Releasing {
         /// Which one.
@@ -111,6 +117,11 @@ impl Worker {
     }
 
     /// The device with this index.
+    pub fn slot(&self, index: u32) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.index == index)
+    }
+
+    /// The device with this index.
     pub fn slot_mut(&mut self, index: u32) -> Option<&mut Slot> {
         self.slots.iter_mut().find(|slot| slot.index == index)
     }
@@ -121,7 +132,7 @@ impl Hold {
     pub fn rank(&self) -> Option<&RankId> {
         match self {
             Self::Free => None,
-            Self::Held(rank) | Self::Releasing { rank, .. } => Some(rank),
+            Self::Held(rank) | Self::Kept(rank) | Self::Releasing { rank, .. } => Some(rank),
         }
     }
 }

@@ -102,13 +102,17 @@ fn session(event: &Event) -> Option<SessionId> {
         Event::Registered(registration) => Some(registration.session),
         Event::Heartbeat { session, .. }
         | Event::Reset { session, .. }
-        | Event::Leaving { session, .. } => Some(*session),
+        | Event::Leaving { session, .. }
+        | Event::LinkLost { session, .. } => Some(*session),
         Event::Rank(report) => Some(report.session),
         Event::Verified(report) => Some(report.session),
         Event::Submit(_)
         | Event::Cancel { .. }
         | Event::Retry { .. }
         | Event::Delete { .. }
+        | Event::Scale(_)
+        | Event::Cordon { .. }
+        | Event::Drain { .. }
         | Event::Pin { .. }
         | Event::Check { .. }
         | Event::Tick
@@ -153,6 +157,7 @@ mod tests {
             total: 10,
             images_per_s: 1.0,
             step_s: 1.0,
+            waited_s: 0.0,
             metrics: vec![metric],
         })
     }

@@ -178,9 +178,13 @@ impl Coded for WishError {
     fn code(&self) -> ServiceCode {
         match self {
             Self::Refused(refusal) => match refusal {
-                Refusal::NoSuchJob(_) | Refusal::NoSuchCheckpoint { .. } => ServiceCode::NotFound,
+                Refusal::NoSuchJob(_)
+                | Refusal::NoSuchCheckpoint { .. }
+                | Refusal::NoSuchWorker(_) => ServiceCode::NotFound,
                 Refusal::RequestIdTaken { .. } => ServiceCode::AlreadyExists,
-                Refusal::WrongState { .. } => ServiceCode::FailedPrecondition,
+                Refusal::WrongState { .. } | Refusal::Ranks { .. } => {
+                    ServiceCode::FailedPrecondition
+                }
                 Refusal::TooManyJobs(_) => ServiceCode::ResourceExhausted,
                 Refusal::JobIdTaken(_) | Refusal::NoWorker(_) => ServiceCode::Unavailable,
             },

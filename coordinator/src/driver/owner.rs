@@ -79,7 +79,8 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<(Handle, JoinHandle<()>), StoreError> {
     let (mut store, reader) = Store::open(&options.data_dir).await?;
-    let mut state = assign::restored(options.settings, store.load().await?, Mono::default());
+    let stored = (store.load().await?, store.workers().await?);
+    let mut state = assign::restored(options.settings, stored, Mono::default());
     recall(&mut state, &reader).await?;
     let (sender, messages) = mpsc::channel(WAITING);
     let sweep = Arc::new(Notify::new());

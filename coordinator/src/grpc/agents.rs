@@ -1,9 +1,10 @@
 //! Agents' sessions and logs.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, WorkerId};
-use diptych_proto::convert::WireError;
+use diptych_proto::convert::{WireError, name};
 use diptych_proto::status::status;
 use diptych_proto::v1::agent_service_server::AgentService;
 use diptych_proto::{OLDEST_PROTOCOL, PROTOCOL, v1};
@@ -203,10 +204,20 @@ fn event(
         Some(M::Verified(report)) => {
             Event::Verified(decode::verify_report(report, session, worker)?)
         }
-        Some(M::Leaving(leaving)) => Event::Leaving {
+        Some(M::Leaving(leaving)) => {
+            tracing::info!(%worker, reason = leaving.reason, grace_ms = leaving.grace_ms, "agent leaves");
+            Event::Leaving {
+                session,
+                worker: worker.clone(),
+                grace: Duration::from_millis(leaving.grace_ms),
+            }
+        }
+        Some(M::LinkLost(lost)) => Event::LinkLost {
             session,
             worker: worker.clone(),
-            reason: leaving.reason,
+            other: name("link_lost.worker", &lost.worker)?,
+            rank: (decode::job(&lost.job)?, Attempt::new(lost.attempt)),
+            reason: lost.reason,
         },
         Some(M::Register(_)) => {
             let reason = "an agent registers once a stream".to_owned();

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use diptych_common::ids::{Attempt, JobId, Rank, Step, WorkerId};
+use diptych_common::ids::{Attempt, JobId, PhaseIndex, Rank, Step, WorkerId};
 use diptych_common::spec::Device;
 use diptych_proto::convert::{WireError, name, required};
 use diptych_proto::v1;
 
 use crate::core::{
     Activity, CheckpointRef, DeviceReport, Exit, FailureKind, Metric, RankEvent, RankId,
-    RankReport, Registration, Reread, SessionId, StoredObject, VerifyReport,
+    RankReport, Registration, Reread, RunningRank, SessionId, StoredObject, TensorDigest,
+    VerifyReport,
 };
 
 /// Devices of one worker.
@@ -60,6 +61,7 @@ pub(super) fn registration(wire: v1::Register, session: SessionId) -> Read<Regis
         host: text(wire.host),
         devices,
         running: wire.running.into_iter().map(running).collect::<Read<_>>()?,
+        peer: text(wire.peer_endpoint),
     })
 }
 
@@ -77,13 +79,18 @@ fn device(wire: v1::DeviceInfo) -> Read<DeviceReport> {
     })
 }
 
-fn running(wire: v1::RunningRank) -> Read<(RankId, u32)> {
+fn running(wire: v1::RunningRank) -> Read<RunningRank> {
     let rank = RankId {
         job: name("running.job", &wire.job)?,
         attempt: Attempt::new(wire.attempt),
         rank: Rank::new(wire.rank),
     };
-    Ok((rank, wire.device))
+    Ok(RunningRank {
+        rank,
+        device: wire.device,
+        phase: PhaseIndex::new(wire.phase),
+        held: wire.held.then(|| Step::new(wire.step)),
+    })
 }
 
 /// A rank's report.
@@ -100,12 +107,25 @@ pub(super) fn report(
             digest: text(ready.state_digest),
             data: text(ready.data_digest),
             nccl_id: ready.nccl_id,
+            empty: ready.empty,
+            tensors: tensors(ready.tensors)?,
         },
+        E::Held(held) => {
+            if held.lost_peers.len() > LIST {
+                return invalid("lost_peers", format!("at most {LIST}"));
+            }
+            RankEvent::Held {
+                step: Step::new(held.step),
+                reason: text(held.reason),
+                lost: held.lost_peers.into_iter().map(Rank::new).collect(),
+            }
+        }
         E::Progress(progress) => RankEvent::Progress {
             step: Step::new(progress.step),
             total: progress.total_steps,
             images_per_s: finite(progress.images_per_s),
             step_s: finite(progress.step_s),
+            waited_s: finite(progress.waited_s),
             metrics: metrics(progress.metrics)?,
         },
         E::PartSaved(part) => RankEvent::PartSaved {
@@ -127,6 +147,7 @@ pub(super) fn report(
             object: Some(failed.object)
                 .filter(|object| !object.is_empty())
                 .map(text),
+            step: failed.step.map(Step::new),
         },
         E::Activity(activity) => RankEvent::Activity(match activity.kind() {
             v1::ActivityKind::Training | v1::ActivityKind::Unspecified => Activity::Training,
@@ -151,6 +172,7 @@ pub(super) fn report(
                 last_lines: lines.into_iter().rev().collect(),
             }
         }
+        E::Pong(_) => return invalid("event", "a pong is for the agent"),
         E::Notice(notice) => RankEvent::Notice {
             kind: text(notice.kind),
             message: text(notice.message),
@@ -216,6 +238,17 @@ fn objects(wire: Vec<v1::StoredObject>) -> Read<Vec<StoredObject>> {
     Ok(wire.into_iter().map(object).collect())
 }
 
+fn tensors(wire: Vec<v1::TensorDigest>) -> Read<Vec<TensorDigest>> {
+    if wire.len() > LIST {
+        return invalid("tensors", format!("at most {LIST}"));
+    }
+    let tensor = |tensor: v1::TensorDigest| TensorDigest {
+        name: text(tensor.name),
+        digest: tensor.digest,
+    };
+    Ok(wire.into_iter().map(tensor).collect())
+}
+
 /// Measurements that are not finite say nothing: trainers report them as failures.
 fn metrics(wire: Vec<v1::MetricPoint>) -> Read<Vec<Metric>> {
     if wire.len() > LIST {
@@ -248,5 +281,6 @@ fn failure_kind(kind: v1::FailureKind) -> FailureKind {
         v1::FailureKind::Crashed => FailureKind::Crashed,
         v1::FailureKind::Internal | v1::FailureKind::Unspecified => FailureKind::Internal,
         v1::FailureKind::BadCheckpoint => FailureKind::BadCheckpoint,
+        v1::FailureKind::Stalled => FailureKind::Stalled,
     }
 }

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use diptych_common::clock;
+use diptych_common::ids::{Rank, Step};
 use diptych_common::spec::Device;
 use diptych_proto::convert::timestamp;
 use diptych_proto::v1;
 use prost_types::Timestamp;
 
+use super::ranks;
 use crate::core::{
-    Checkpoint, CheckpointRef, CheckpointState, Job, JobState, Link, Metric, Mono, Order, OrderTo,
-    Phase, PhaseState, PrepareOrder, Settings, Stage, State, StoredObject, UnixMs, Worker,
+    Checkpoint, CheckpointRef, CheckpointState, Hold, Job, JobState, Link, Metric, Mono, Order,
+    OrderTo, Peer, Phase, PhaseState, PrepareOrder, Settings, Stage, StartFrom, State,
+    StoredObject, UnixMs, Worker,
 };
 use crate::driver::Outbound;
 use crate::queue;
@@ -94,7 +97,7 @@ fn phase_state(job: &Job, index: usize) -> v1::PhaseState {
         PhaseState::Waiting => v1::PhaseState::Blocked,
         PhaseState::Live(placement) if placement.finished.is_some() => v1::PhaseState::Verifying,
         PhaseState::Live(placement) => match phase.run.as_ref().map(|run| &run.stage) {
-            Some(Stage::Training) => v1::PhaseState::Training,
+            Some(Stage::Training | Stage::Leaving { .. }) => v1::PhaseState::Training,
             Some(Stage::Reattaching { .. } | Stage::Doubt { .. }) if placement.begun => {
                 v1::PhaseState::Training
             }
@@ -139,8 +142,26 @@ fn phase(job: &Job, index: usize) -> v1::PhaseStatus {
         },
         started: phase.record.started.map(time),
         ended: phase.record.ended.map(time),
+        ranks_min: job.range(index).min,
+        ranks_max: job.range(index).max,
+        ranks: ranks::of_phase(job, index),
+        unsaved_s: unsaved(phase).filter(|_| live),
+        skipped_steps: phase.record.skipped.iter().map(|step| step.get()).collect(),
         best_step: phase.best().map(|best| best.record.id.step.get()),
     }
+}
+
+/// Seconds since the newest committed checkpoint or, without one, since the phase started.
+fn unsaved(phase: &Phase) -> Option<f64> {
+    let committed = phase
+        .checkpoints
+        .values()
+        .rev()
+        .find(|checkpoint| !checkpoint.is_broken())
+        .map(|checkpoint| checkpoint.record.at);
+    let since = committed.or(phase.record.started)?;
+    let now = UnixMs::new(clock::unix_millis(clock::now()));
+    Some(now.since(since).as_secs_f64())
 }
 
 fn step(phase: &Phase) -> u64 {
@@ -222,8 +243,9 @@ fn reference(checkpoint: CheckpointRef) -> v1::CheckpointRef {
     }
 }
 
-pub(super) fn worker(worker: &Worker) -> v1::Worker {
-    let state = match worker.link {
+pub(super) fn worker(state: &State, worker: &Worker) -> v1::Worker {
+    let record = state.record(&worker.id);
+    let link = match worker.link {
         Link::Up { .. } => v1::WorkerState::Ready,
         Link::Suspect { .. } => v1::WorkerState::Suspect,
         Link::Lost { .. } => v1::WorkerState::Lost,
@@ -245,16 +267,29 @@ pub(super) fn worker(worker: &Worker) -> v1::Worker {
             attempt: rank.attempt.get(),
             rank: rank.rank.get(),
             device: slot.index,
+            phase: 0,
+            held: matches!(slot.hold, Hold::Kept(_)),
+            step: 0,
         })
     });
+    let cordon = record.and_then(|record| record.cordoned.clone());
     v1::Worker {
         worker: worker.id.to_string(),
-        state: state.into(),
+        state: link.into(),
         host: worker.host.clone(),
         version: worker.version.clone(),
         devices: devices.collect(),
         running: running.collect(),
         since: Some(time(worker.since)),
+        cordoned: cordon.is_some(),
+        cordon_reason: cordon.unwrap_or_default(),
+        draining: worker.draining.is_some(),
+        blamed: record
+            .into_iter()
+            .flat_map(|record| record.blame.iter().rev())
+            .map(|blame| blame.what.clone())
+            .collect(),
+        ranks: ranks::of_worker(state, &worker.id),
     }
 }
 
@@ -267,17 +302,34 @@ pub(super) fn outbound(outbound: Outbound, settings: &Settings) -> v1::Coordinat
         Outbound::Order(order) => match order {
             Order::Welcome => M::Welcome(welcome(settings)),
             Order::Prepare(prepare) => M::Rank(self::prepare(*prepare)),
-            Order::Begin { to, peers, nccl_id } => {
-                let peer =
-                    |(rank, (endpoint, worker)): (u32, (String, diptych_common::ids::WorkerId))| {
-                        v1::Peer {
-                            rank,
-                            endpoint,
-                            worker: worker.to_string(),
-                        }
-                    };
-                let peers = (0..).zip(peers).map(peer).collect();
-                M::Rank(command(to, C::Begin(v1::Begin { peers, nccl_id })))
+            Order::Begin {
+                to,
+                peers,
+                nccl_id,
+                state,
+            } => {
+                let peer = |(rank, peer): (u32, Peer)| v1::Peer {
+                    rank,
+                    endpoint: peer.endpoint,
+                    worker: peer.worker.to_string(),
+                    agent: peer.agent,
+                };
+                let begin = v1::Begin {
+                    peers: (0..).zip(peers).map(peer).collect(),
+                    nccl_id,
+                    source: state.source.map(Rank::get),
+                    step: state.step.get(),
+                    state_digest: state.digest,
+                };
+                M::Rank(command(to, C::Begin(begin)))
+            }
+            Order::Leave { to, reason, save } => {
+                let leave = v1::Leave {
+                    reason,
+                    save,
+                    alone: false,
+                };
+                M::Rank(command(to, C::Leave(leave)))
             }
             Order::WriteManifest { to, step, objects } => {
                 let objects = objects.into_iter().map(object).collect();
@@ -297,10 +349,14 @@ pub(super) fn outbound(outbound: Outbound, settings: &Settings) -> v1::Coordinat
                 job,
                 attempt,
                 reason,
+                keep,
+                end,
             } => M::Abort(v1::Abort {
                 job: job.to_string(),
                 attempt: attempt.get(),
                 reason,
+                keep,
+                end: end.into_iter().map(Rank::get).collect(),
             }),
             Order::Verify {
                 job,
@@ -351,6 +407,12 @@ fn prepare(order: PrepareOrder) -> v1::RankCommand {
             .map(|input| (input.phase.clone(), reference(input)))
             .collect(),
         unsaved_ms: u64::try_from(order.unsaved.as_millis()).unwrap_or(u64::MAX),
+        start_from: match order.start {
+            StartFrom::Checkpoint => v1::StartFrom::Checkpoint.into(),
+            StartFrom::Memory => v1::StartFrom::Memory.into(),
+        },
+        reserve: order.reserve,
+        skip_steps: order.skip.into_iter().map(Step::get).collect(),
     };
     command(order.to, v1::rank_command::Command::Prepare(prepare))
 }

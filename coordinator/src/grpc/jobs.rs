@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use diptych_common::ids::JobId;
+use diptych_common::ids::{JobId, PhaseIndex};
 use diptych_proto::convert::valid_spec;
 use diptych_proto::status::{spec_status, status};
 use diptych_proto::v1::job_service_server::JobService;
@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::follow::{self, Follow};
 use super::{decode, encode};
 use crate::admit;
-use crate::core::{Answer, Event, Refusal, RequestId, Secret, Submit};
+use crate::core::{Answer, Event, Refusal, RequestId, Scale, Secret, Submit};
 use crate::driver::sweeper::delete_folder;
 use crate::driver::{Handle, WishError};
 use crate::queue;
@@ -42,6 +42,24 @@ impl Jobs {
 
     async fn get_job(&self, job: JobId) -> Result<Response<v1::Job>, Status> {
         follow::job(&self.handle, &job).await.map(Response::new)
+    }
+
+    async fn phase_named(&self, job: &JobId, name: &str) -> Result<PhaseIndex, Status> {
+        let (id, wanted) = (job.clone(), name.to_owned());
+        let found = self.handle.read(move |state, _| {
+            let job = state.job(&id)?;
+            Some(
+                job.index_of(&wanted)
+                    .map(|index| PhaseIndex::new(index as u32)),
+            )
+        });
+        match found.await.map_err(|error| status(&error))? {
+            None => Err(status(&no_such(job.clone()))),
+            Some(None) => Err(Status::not_found(format!(
+                "job {job} has no phase {name:?}; `diptych describe {job}` shows its phases"
+            ))),
+            Some(Some(index)) => Ok(index),
+        }
     }
 
     async fn exists(&self, text: &str) -> Result<JobId, Status> {
@@ -261,6 +279,26 @@ impl JobService for Jobs {
             job: job.clone(),
             reason: short("reason", request.reason)?,
         };
+        self.handle
+            .wish(event)
+            .await
+            .map_err(|error| status(&error))?;
+        self.get_job(job).await
+    }
+
+    async fn scale(&self, request: Request<v1::ScaleRequest>) -> Result<Response<v1::Job>, Status> {
+        let request = request.into_inner();
+        let job = decode::job(&request.job).map_err(|error| status(&error))?;
+        let phase = match request.phase.as_str() {
+            "" => None,
+            name => Some(self.phase_named(&job, name).await?),
+        };
+        let event = Event::Scale(Scale {
+            job: job.clone(),
+            phase,
+            min: request.min,
+            max: request.max,
+        });
         self.handle
             .wish(event)
             .await

@@ -7,6 +7,7 @@ pub mod follow; // streams that go on: watch, events, logs, metrics
 pub mod checkpoints; // list, verify, pin
 pub mod system; // workers, version
 mod decode; // wire → core
+mod ranks; // ranks, as people watch them
 mod encode; // core → wire
 
 pub use server::{Serving, serve};

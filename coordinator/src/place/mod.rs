@@ -2,6 +2,8 @@
 
 pub mod problem; // devices and gangs, and what becomes of them
 pub mod solve; // the decision
+pub mod preempt; // who makes room for a job of higher priority
 
-pub use problem::{Capacity, FreeDevice, GangRequest, Problem, Solution, Wait};
+pub use preempt::{Running, Yielded, preempt};
+pub use problem::{Capacity, FreeDevice, GangRequest, KeptDevice, Problem, Solution, Wait};
 pub use solve::solve;

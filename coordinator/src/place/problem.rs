@@ -1,15 +1,21 @@
 //! Devices and gangs, and what becomes of them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use diptych_common::ids::{JobId, WorkerId};
 use diptych_common::spec::Device;
 
-use crate::core::{Hold, Link, Mono, Seat, Settings, State};
+use crate::core::{Brings, Hold, Mono, Seat, Settings, State};
 
 /// The devices as they are, at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Problem {
     /// Free devices of reachable workers, by worker and index.
     pub free: Vec<FreeDevice>,
+    /// Devices of reachable workers on which a trainer waits for its job's next attempt.
+    pub kept: Vec<KeptDevice>,
+    /// Pairs of workers that are not placed together, each in the order of names.
+    pub apart: BTreeSet<(WorkerId, WorkerId)>,
     /// CPU slots.
     pub cpu: Capacity,
     /// GPUs.
@@ -25,6 +31,17 @@ pub struct FreeDevice {
     pub kind: Device,
     /// Where.
     pub seat: Seat,
+}
+
+/// A device on which a trainer waits for its job's next attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptDevice {
+    /// What kind.
+    pub kind: Device,
+    /// Where.
+    pub seat: Seat,
+    /// Whose.
+    pub job: JobId,
 }
 
 /// Devices of one kind that are not free.
@@ -47,6 +64,8 @@ pub struct GangRequest {
     pub min: u32,
     /// Most ranks, at least `min`.
     pub max: u32,
+    /// Its own trainers that wait, by what they bring.
+    pub kept: BTreeMap<Seat, Brings>,
 }
 
 /// What becomes of the gangs, in the order in which they were given.
@@ -82,31 +101,43 @@ pub enum Wait {
     },
     /// It could run now, but workers are still joining.
     WorkersJoining,
+    /// Devices would do, but these workers could not reach each other a while ago.
+    KeptApart {
+        /// One.
+        one: WorkerId,
+        /// The other.
+        other: WorkerId,
+    },
 }
 
 impl Problem {
     /// The devices of a state.
     pub fn of(state: &State, now: Mono) -> Self {
         let settings: &Settings = state.settings();
-        let mut problem = Self::default();
+        let mut problem = Self {
+            apart: state.apart(now),
+            ..Self::default()
+        };
         for worker in state.workers().values().filter(|worker| !worker.is_lost()) {
             problem.settling |= now.since(worker.registered) < settings.settle;
+            let open = state.takes_ranks(worker);
             for slot in &worker.slots {
-                let capacity = problem.capacity_mut(slot.kind);
-                capacity.total += 1;
-                match (&slot.hold, &worker.link) {
-                    (Hold::Releasing { pressed: false, .. }, _) => capacity.soon += 1,
-                    (Hold::Free, Link::Up { .. }) => {
-                        let seat = Seat {
-                            worker: worker.id.clone(),
-                            device: slot.index,
-                        };
-                        problem.free.push(FreeDevice {
-                            kind: slot.kind,
-                            seat,
-                        });
-                    }
-                    (Hold::Free | Hold::Held(_) | Hold::Releasing { .. }, _) => {}
+                let kind = slot.kind;
+                let seat = Seat {
+                    worker: worker.id.clone(),
+                    device: slot.index,
+                };
+                let capacity = problem.capacity_mut(kind);
+                capacity.total += usize::from(open || slot.hold != Hold::Free);
+                match &slot.hold {
+                    Hold::Releasing { pressed: false, .. } if open => capacity.soon += 1,
+                    Hold::Free if open => problem.free.push(FreeDevice { kind, seat }),
+                    Hold::Kept(rank) if open => problem.kept.push(KeptDevice {
+                        kind,
+                        seat,
+                        job: rank.job.clone(),
+                    }),
+                    Hold::Free | Hold::Held(_) | Hold::Kept(_) | Hold::Releasing { .. } => {}
                 }
             }
         }

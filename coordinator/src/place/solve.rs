@@ -1,64 +1,89 @@
 //! The decision.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
-use diptych_common::ids::JobId;
+use diptych_common::ids::{JobId, WorkerId};
 use diptych_common::spec::Device;
 
 use super::problem::{GangRequest, Problem, Shelf, Solution, Wait};
-use crate::core::Seat;
+use crate::core::{Brings, Seat};
 
-/// The free devices of one kind, while a solution is made.
+/// The devices of one kind, while a solution is made.
 #[derive(Debug)]
-struct Pool {
+struct Pool<'a> {
     kind: Device,
     shelves: Vec<Shelf>,
-    free: usize,
+    /// On which trainers of jobs that are still to be decided wait.
+    kept: BTreeMap<Seat, JobId>,
+    apart: &'a BTreeSet<(WorkerId, WorkerId)>,
     /// The first job that waits for what is left, which nobody behind it may take.
     kept_for: Option<JobId>,
 }
 
 /// Places gangs, given in the order of their claims.
 ///
-/// All or nothing, on one kind of device, the largest world that fits. A gang that the cluster could hold but that
-/// does not fit now keeps what is free for itself, so that small gangs behind it never starve it; one that the
-/// cluster cannot hold at all keeps nothing. The rest of the requests is not read once no device is left.
-/// Deterministic, and stable: solved again with its placements made, nothing moves.
+/// All or nothing, on one kind of device, the largest world that fits. A gang whose own trainers wait with the state, in
+/// sufficient number, goes on with exactly these, before anything else is decided: it was running. A gang that the cluster
+/// could hold but that does not fit now keeps what is free for itself, so that small gangs behind it never starve it; one
+/// that the cluster cannot hold at all keeps nothing. Where trainers of a gang wait that is too small to go on, the gangs
+/// before it may take their devices, so that no two halves wait for each other; those behind it never do. Workers that
+/// could not reach each other are not placed together. Deterministic, and stable: solved again with its placements made,
+/// nothing moves.
 pub fn solve(problem: &Problem, requests: impl IntoIterator<Item = GangRequest>) -> Solution {
-    let pool = |kind| {
-        let shelves = problem.shelves(kind);
-        Pool {
-            kind,
-            free: shelves.iter().map(|shelf| shelf.devices.len()).sum(),
-            shelves,
-            kept_for: None,
-        }
-    };
-    let mut pools = [pool(Device::Cpu), pool(Device::Cuda)];
+    let mut pools = [Device::Cpu, Device::Cuda].map(|kind| Pool::of(problem, kind));
     let mut solution = Solution::default();
+    let mut rest = Vec::new();
     for request in requests {
-        let pool = match request.kind {
-            Device::Cpu => &mut pools[0],
-            Device::Cuda => &mut pools[1],
-        };
-        match decide(problem, pool, &request) {
-            Ok(world) => solution.placed.push((request.job, pool.take(world))),
-            Err(wait) => solution.waiting.push((request.job, wait)),
+        let pool = pool_of(&mut pools, request.kind);
+        match pool.go_on(&request) {
+            Some(seats) => {
+                pool.take(&request.job, &seats);
+                solution.placed.push((request.job, seats));
+            }
+            None => rest.push(request),
         }
+    }
+    for request in rest {
         if pools.iter().all(Pool::is_closed) {
             break;
+        }
+        let pool = pool_of(&mut pools, request.kind);
+        match decide(problem, pool, &request) {
+            Ok(seats) => {
+                pool.take(&request.job, &seats);
+                solution.placed.push((request.job, seats));
+            }
+            Err(wait) => {
+                // Nobody behind it takes what waits for it.
+                pool.kept.retain(|_, job| *job != request.job);
+                solution.waiting.push((request.job, wait));
+            }
         }
     }
     solution
 }
 
-/// The world of a gang, or why it waits; what it waits for is kept for it.
-fn decide(problem: &Problem, pool: &mut Pool, request: &GangRequest) -> Result<usize, Wait> {
+fn pool_of<'a, 'p>(pools: &'a mut [Pool<'p>; 2], kind: Device) -> &'a mut Pool<'p> {
+    let [cpu, cuda] = pools;
+    match kind {
+        Device::Cpu => cpu,
+        Device::Cuda => cuda,
+    }
+}
+
+/// The seats of a gang, or why it waits; what it waits for is kept for it.
+fn decide(
+    problem: &Problem,
+    pool: &mut Pool<'_>,
+    request: &GangRequest,
+) -> Result<Vec<Seat>, Wait> {
     let capacity = problem.capacity(pool.kind);
     let (min, max) = (request.min as usize, request.max as usize);
+    let own = pool.own(request);
     let too_few = Wait::NotEnoughDevices {
         needed: request.min,
-        free: pool.free,
+        free: pool.free() + own.len(),
         total: capacity.total,
     };
     if min > capacity.total {
@@ -69,42 +94,139 @@ fn decide(problem: &Problem, pool: &mut Pool, request: &GangRequest) -> Result<u
             first: first.clone(),
         });
     }
-    let world = max.min(pool.free);
-    let wait = if world < max && capacity.soon > 0 {
+    let mut seats = pool.choose(own.clone(), max);
+    if seats.len() < min {
+        seats = pool.choose(
+            own.into_iter().chain(pool.others(&request.job)).collect(),
+            min,
+        );
+    }
+    let was_running = request.kept.values().any(|brings| *brings == Brings::State);
+    let world = seats.len();
+    let wait = if world < max && capacity.soon > 0 && !(was_running && world >= min) {
         Wait::DevicesReleasing {
             soon: capacity.soon,
         }
     } else if world < min {
-        too_few
-    } else if world < max && problem.settling {
+        match pool.obstacle(&seats) {
+            Some((one, other)) => Wait::KeptApart { one, other },
+            None => too_few,
+        }
+    } else if world < max && problem.settling && !was_running {
         Wait::WorkersJoining
     } else {
-        return Ok(world);
+        return Ok(seats);
     };
     pool.kept_for = Some(request.job.clone());
     Err(wait)
 }
 
-impl Pool {
-    /// Whether nobody else can be placed from it.
-    fn is_closed(&self) -> bool {
-        self.free == 0 || self.kept_for.is_some()
+impl<'a> Pool<'a> {
+    fn of(problem: &'a Problem, kind: Device) -> Self {
+        let kept = problem.kept.iter().filter(|kept| kept.kind == kind);
+        Self {
+            kind,
+            shelves: problem.shelves(kind),
+            kept: kept
+                .map(|kept| (kept.seat.clone(), kept.job.clone()))
+                .collect(),
+            apart: &problem.apart,
+            kept_for: None,
+        }
     }
 
-    /// Takes seats on as few workers as can be (links within a machine are the fastest): the smallest shelf that
-    /// holds all of it, else the largest first. Ranks follow the order of workers and devices.
-    fn take(&mut self, world: usize) -> Vec<Seat> {
-        let mut seats = Vec::with_capacity(world);
+    /// Whether nobody else can be placed from it.
+    fn is_closed(&self) -> bool {
+        self.kept_for.is_some() || (self.kept.is_empty() && self.free() == 0)
+    }
+
+    fn free(&self) -> usize {
+        self.shelves.iter().map(|shelf| shelf.devices.len()).sum()
+    }
+
+    /// The gang's own trainers that wait on devices which it may use, those that bring most first.
+    fn own(&self, request: &GangRequest) -> Vec<Seat> {
+        let mut own: Vec<_> = request
+            .kept
+            .iter()
+            .filter(|(seat, _)| self.kept.get(*seat) == Some(&request.job))
+            .map(|(seat, brings)| (rank_of(*brings), seat.clone()))
+            .collect();
+        own.sort();
+        own.into_iter().map(|(_, seat)| seat).collect()
+    }
+
+    /// Devices on which trainers of other jobs wait that are still to be decided.
+    fn others(&self, job: &JobId) -> Vec<Seat> {
+        let others = self.kept.iter().filter(|(_, other)| *other != job);
+        others.map(|(seat, _)| seat.clone()).collect()
+    }
+
+    /// The seats of a gang that was running and can go on with its own trainers.
+    fn go_on(&self, request: &GangRequest) -> Option<Vec<Seat>> {
+        let brings = |seat: &Seat| request.kept.get(seat).copied();
+        let mut own = self.own(request);
+        own.retain(|seat| brings(seat) != Some(Brings::Process));
+        if own.iter().all(|seat| brings(seat) != Some(Brings::State)) {
+            return None;
+        }
+        let seats = self.together(own, request.max as usize);
+        (seats.len() >= request.min as usize).then_some(seats)
+    }
+
+    /// The first seats of a list that may be together, in rank order.
+    fn together(&self, wanted: Vec<Seat>, most: usize) -> Vec<Seat> {
+        let mut seats: Vec<Seat> = Vec::new();
+        for seat in wanted {
+            if seats.len() < most && self.agrees(&seats, &seat.worker) {
+                seats.push(seat);
+            }
+        }
+        seats.sort();
+        seats
+    }
+
+    /// Whether a worker may be placed with these.
+    fn agrees(&self, seats: &[Seat], worker: &WorkerId) -> bool {
+        self.apart.is_empty() || self.conflict(seats, worker).is_none()
+    }
+
+    fn conflict(&self, seats: &[Seat], worker: &WorkerId) -> Option<(WorkerId, WorkerId)> {
+        seats.iter().find_map(|seat| {
+            let pair = (
+                seat.worker.clone().min(worker.clone()),
+                seat.worker.clone().max(worker.clone()),
+            );
+            self.apart.contains(&pair).then_some(pair)
+        })
+    }
+
+    /// The pair of workers that keeps a gang from being larger, if one does.
+    fn obstacle(&self, seats: &[Seat]) -> Option<(WorkerId, WorkerId)> {
+        let shelves = self
+            .shelves
+            .iter()
+            .filter(|shelf| !shelf.devices.is_empty());
+        shelves
+            .into_iter()
+            .find_map(|shelf| self.conflict(seats, &shelf.worker))
+    }
+
+    /// Seats for a gang: of the list given first, then free ones on as few workers as can be (links within a machine are
+    /// the fastest): the smallest shelf that holds all of the rest, else the largest first. Ranks follow the order of
+    /// workers and devices.
+    fn choose(&self, first: Vec<Seat>, world: usize) -> Vec<Seat> {
+        let mut seats = self.together(first, world);
+        let mut shelves = self.shelves.clone();
         while seats.len() < world {
             let wanted = world - seats.len();
             let score = |shelf: &&mut Shelf| {
                 let held = shelf.devices.len();
                 (Reverse(held.min(wanted)), held, shelf.worker.clone())
             };
-            let best = self
-                .shelves
+            let best = shelves
                 .iter_mut()
-                .filter(|shelf| !shelf.devices.is_empty())
+                .filter(|shelf| !shelf.devices.is_empty() && self.agrees(&seats, &shelf.worker))
                 .min_by_key(score);
             let Some(shelf) = best else { break };
             let taken = wanted.min(shelf.devices.len());
@@ -114,152 +236,33 @@ impl Pool {
                 device,
             }));
         }
-        self.free -= seats.len();
         seats.sort();
         seats
+    }
+
+    /// These seats are a job's now; what else waited for it is given up.
+    fn take(&mut self, job: &JobId, seats: &[Seat]) {
+        self.kept
+            .retain(|seat, kept| kept != job && !seats.contains(seat));
+        for shelf in &mut self.shelves {
+            let taken = |device: &u32| {
+                seats
+                    .iter()
+                    .any(|seat| seat.worker == shelf.worker && seat.device == *device)
+            };
+            shelf.devices.retain(|device| !taken(device));
+        }
+    }
+}
+
+/// Those that bring most come first.
+fn rank_of(brings: Brings) -> u8 {
+    match brings {
+        Brings::State => 0,
+        Brings::Readiness => 1,
+        Brings::Process => 2,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::super::problem::{Capacity, FreeDevice};
-    use super::*;
-
-    fn problem(workers: &[u32], busy: usize, soon: usize) -> Problem {
-        let mut free = Vec::new();
-        for (worker, devices) in workers.iter().enumerate() {
-            let worker: diptych_common::ids::WorkerId = format!("w{worker:02}").parse().unwrap();
-            free.extend((0..*devices).map(|device| FreeDevice {
-                kind: Device::Cpu,
-                seat: Seat {
-                    worker: worker.clone(),
-                    device,
-                },
-            }));
-        }
-        let cpu = Capacity {
-            total: free.len() + busy + soon,
-            soon,
-        };
-        Problem {
-            free,
-            cpu,
-            ..Problem::default()
-        }
-    }
-
-    fn gang(job: &str, min: u32, max: u32) -> GangRequest {
-        GangRequest {
-            job: job.parse().unwrap(),
-            kind: Device::Cpu,
-            min,
-            max,
-        }
-    }
-
-    fn worlds(solution: &Solution) -> Vec<(&str, usize)> {
-        solution
-            .placed
-            .iter()
-            .map(|(job, seats)| (job.as_str(), seats.len()))
-            .collect()
-    }
-
-    #[test]
-    fn the_largest_world_that_fits() {
-        let solution = solve(&problem(&[1, 1], 0, 0), [gang("a", 1, 4)]);
-        assert_eq!(worlds(&solution), [("a", 2)]);
-    }
-
-    #[test]
-    fn few_workers_and_ranks_in_worker_order() {
-        let solution = solve(
-            &problem(&[1, 4, 2], 0, 0),
-            [gang("a", 2, 2), gang("b", 5, 5)],
-        );
-        let seats = |n: usize| -> Vec<_> {
-            solution.placed[n]
-                .1
-                .iter()
-                .map(|seat| (seat.worker.as_str(), seat.device))
-                .collect()
-        };
-        assert_eq!(seats(0), [("w02", 0), ("w02", 1)]);
-        assert_eq!(
-            seats(1),
-            [("w00", 0), ("w01", 0), ("w01", 1), ("w01", 2), ("w01", 3)]
-        );
-    }
-
-    #[test]
-    fn a_gang_that_fits_later_is_not_starved_by_small_ones() {
-        let solution = solve(
-            &problem(&[2], 2, 0),
-            [gang("big", 4, 4), gang("small", 1, 1)],
-        );
-        assert_eq!(worlds(&solution), []);
-        let needed = Wait::NotEnoughDevices {
-            needed: 4,
-            free: 2,
-            total: 4,
-        };
-        assert_eq!(solution.waiting, [("big".parse().unwrap(), needed)]);
-    }
-
-    #[test]
-    fn a_gang_that_never_fits_lets_others_by() {
-        let solution = solve(
-            &problem(&[2], 0, 0),
-            [gang("huge", 9, 9), gang("small", 1, 1)],
-        );
-        assert_eq!(worlds(&solution), [("small", 1)]);
-    }
-
-    #[test]
-    fn devices_about_to_be_free_are_waited_for() {
-        let solution = solve(&problem(&[1], 0, 1), [gang("a", 1, 2)]);
-        assert_eq!(
-            solution.waiting,
-            [("a".parse().unwrap(), Wait::DevicesReleasing { soon: 1 })]
-        );
-        let enough = solve(&problem(&[1], 0, 1), [gang("a", 1, 1)]);
-        assert_eq!(worlds(&enough), [("a", 1)]);
-    }
-
-    proptest! {
-        #[test]
-        fn promises(
-            workers in prop::collection::vec(0_u32..5, 0..6),
-            busy in 0_usize..4,
-            soon in 0_usize..3,
-            settling: bool,
-            gangs in prop::collection::vec((1_u32..6, 0_u32..4), 0..12),
-        ) {
-            let problem = Problem { settling, ..problem(&workers, busy, soon) };
-            let requests: Vec<_> =
-                gangs.iter().enumerate().map(|(n, (min, more))| gang(&format!("j{n:02}"), *min, min + more)).collect();
-            let solution = solve(&problem, requests.clone());
-
-            let seats: Vec<_> = solution.placed.iter().flat_map(|(_, seats)| seats.clone()).collect();
-            let distinct: BTreeSet<_> = seats.iter().collect();
-            prop_assert_eq!(distinct.len(), seats.len(), "a device twice");
-            prop_assert!(seats.iter().all(|seat| problem.free.iter().any(|free| &free.seat == seat)), "not free");
-            for (job, seats) in &solution.placed {
-                let request = requests.iter().find(|request| &request.job == job).unwrap();
-                prop_assert!((request.min..=request.max).contains(&(seats.len() as u32)), "not whole");
-                prop_assert!(seats.is_sorted(), "ranks out of order");
-            }
-            prop_assert_eq!(&solution, &solve(&problem, requests.clone()), "not deterministic");
-
-            let mut after = problem.clone();
-            after.free.retain(|free| !distinct.contains(&free.seat));
-            let rest = requests.iter().filter(|r| solution.placed.iter().all(|(job, _)| job != &r.job)).cloned();
-            let again = solve(&after, rest);
-            prop_assert!(again.placed.is_empty(), "not stable: {:?}", again.placed);
-        }
-    }
-}
+mod tests;

@@ -4,9 +4,10 @@ use diptych_common::ids::PhaseName;
 use diptych_common::spec::Device;
 
 use super::ready::{Readiness, claim, readiness};
+use crate::core::pace::STRAGGLER;
 use crate::core::{
-    Checkpoint, CheckpointId, Job, JobState, Mono, Phase, PhaseState, Placement, RankState, Stage,
-    State,
+    Checkpoint, CheckpointId, Job, JobState, LeaveWhy, Mono, Phase, PhaseState, Placement,
+    RankState, Stage, State,
 };
 use crate::place::{Problem, Wait, solve};
 
@@ -116,8 +117,27 @@ fn running(job: &Job, index: usize) -> Vec<Reason> {
             format!("attempt {attempt} is at step {}", phase.progress.step),
         ),
         Stage::Doubt { symptom, .. } => ("failing", format!("looking for the cause of: {symptom}")),
+        Stage::Leaving { plan, .. } => {
+            let code = match plan.why {
+                LeaveWhy::Grow => "growing",
+                LeaveWhy::Scale => "scaling",
+                LeaveWhy::Drain(_) => "draining",
+                LeaveWhy::Preempt(_) => "preempted",
+            };
+            let held = run
+                .ranks
+                .iter()
+                .filter(|rank| matches!(rank, RankState::Held { .. }));
+            let message = format!(
+                "{}: {} of {world} ranks of attempt {attempt} have left with the state",
+                plan.why,
+                held.count()
+            );
+            (code, message)
+        }
     };
     let mut reasons = vec![reason(code, Some(&plan.name), message)];
+    reasons.extend(stragglers(job, index));
     if let Some(first) = phase
         .record
         .budget
@@ -135,6 +155,23 @@ fn running(job: &Job, index: usize) -> Vec<Reason> {
         reasons.push(last);
     }
     reasons
+}
+
+/// The ranks that the others wait for.
+fn stragglers(job: &Job, index: usize) -> Vec<Reason> {
+    let (plan, phase) = (&job.submission.phases[index], &job.phases[index]);
+    let (Some(placement), Some(run)) = (phase.placement(), &phase.run) else {
+        return Vec::new();
+    };
+    let slow = placement.all().filter_map(|(rank, seat)| {
+        let ratio = run.pulse.slowness(rank).filter(|ratio| *ratio > STRAGGLER)?;
+        let message = format!(
+            "rank {rank} on {} takes {ratio:.1} times as long for its own work as the others, who wait for it",
+            seat.worker
+        );
+        Some(reason("straggler", Some(&plan.name), message))
+    });
+    slow.collect()
 }
 
 /// What a gang whose ranks have all finished still waits for.
@@ -215,6 +252,35 @@ fn waiting(state: &State, job: &Job, now: Mono) -> Vec<Reason> {
     reasons
 }
 
+/// Workers that are there but take no new ranks, and why.
+fn kept_off(state: &State) -> String {
+    let off = state.workers().values().filter_map(|worker| {
+        let lent = worker.session().is_some() && !state.takes_ranks(worker);
+        let record = state.record(&worker.id);
+        let why = record.and_then(|record| record.cordoned.clone());
+        lent.then(|| {
+            format!(
+                "{} ({})",
+                worker.id,
+                why.unwrap_or_else(|| "leaving".to_owned())
+            )
+        })
+    });
+    let off: Vec<_> = off.collect();
+    if off.is_empty() {
+        return String::new();
+    }
+    format!("; takes no new ranks: {}", off.join(", "))
+}
+
+/// What was kept of an attempt that ended.
+fn waiting_with(phase: &Phase) -> String {
+    match phase.kept.len() {
+        0 => String::new(),
+        kept => format!("; {kept} trainers of the last attempt wait with what they hold"),
+    }
+}
+
 fn placement(state: &State, job: &Job, index: usize, now: Mono) -> Reason {
     let plan = &job.submission.phases[index];
     let problem = Problem::of(state, now);
@@ -266,6 +332,13 @@ fn placement(state: &State, job: &Job, index: usize, now: Mono) -> Reason {
             "devices_releasing",
             format!("could run smaller, but {soon} {kind} are about to be free"),
         ),
+        Some(Wait::KeptApart { one, other }) => (
+            "workers_apart",
+            format!(
+                "needs {} {kind}, but {one} and {other} could not reach each other a while ago and are not placed together",
+                plan.min
+            ),
+        ),
         Some(Wait::WorkersJoining) => (
             "workers_joining",
             "could run smaller, but workers are still joining".to_owned(),
@@ -280,5 +353,6 @@ fn placement(state: &State, job: &Job, index: usize, now: Mono) -> Reason {
             format!("jobs before it in the queue take the {free} free {kind}"),
         ),
     };
+    let message = message + &kept_off(state) + &waiting_with(&job.phases[index]);
     reason(code, Some(&plan.name), message)
 }

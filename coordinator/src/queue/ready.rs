@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::{Job, Mono, Phase, PhaseState, Settings};
+use crate::core::{Brings, Job, Mono, Phase, PhaseState, Settings};
 use crate::place::GangRequest;
 
 /// What a job without a live attempt is ready for.
@@ -45,18 +45,22 @@ pub fn readiness(job: &Job, settings: &Settings, now: Mono) -> Readiness {
     let phase = &job.phases[index];
     let left =
         pause(phase.record.budget.failures, settings).saturating_sub(now.since(phase.waiting));
+    let remembers = !phase.record.forget && phase.kept.values().any(|b| *b == Brings::State);
     if !left.is_zero() {
         Readiness::Pausing { index, left }
-    } else if newer_unverified(phase) && now.since(phase.waiting) < settings.verify_grace {
+    } else if !remembers
+        && newer_unverified(phase)
+        && now.since(phase.waiting) < settings.verify_grace
+    {
         Readiness::Verifying(index)
     } else {
         Readiness::Phase(index)
     }
 }
 
-/// The pause before the next attempt, after this many failures in a row without progress.
+/// The pause before the next attempt, after this many failures in a row without progress. There is none after the first.
 pub fn pause(failures: u32, settings: &Settings) -> Duration {
-    match failures.checked_sub(1) {
+    match failures.checked_sub(2) {
         None => Duration::ZERO,
         Some(doublings) => settings
             .backoff
@@ -71,12 +75,13 @@ pub fn claim(job: &Job, settings: &Settings, now: Mono) -> Option<GangRequest> {
         Readiness::Phase(index) | Readiness::Pausing { index, .. } => index,
         Readiness::Verifying(_) | Readiness::Nothing => return None,
     };
-    let plan = &job.submission.phases[index];
+    let (plan, range) = (&job.submission.phases[index], job.range(index));
     Some(GangRequest {
         job: job.id().clone(),
         kind: plan.device,
-        min: plan.min,
-        max: plan.max,
+        min: range.min,
+        max: range.max,
+        kept: job.phases[index].kept.clone(),
     })
 }
 

@@ -54,6 +54,13 @@ impl StoreError {
         }
     }
 
+    pub(super) fn worker(problem: serde_json::Error) -> Self {
+        Self::Row {
+            job: "none (a worker)".to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+
     pub(super) fn row(job: &JobId, problem: impl ToString) -> Self {
         Self::Row {
             job: job.to_string(),

@@ -18,7 +18,7 @@ use super::reader::Reader;
 use crate::admit;
 use crate::core::{
     Change, CheckpointRecord, Deletion, Failure, FailureKind, Happening, JobRecord, JobState,
-    Metric, PhaseRecord, PhaseState, StoredJob, UnixMs,
+    Metric, PhaseRecord, PhaseState, StoredJob, UnixMs, WorkerRecord,
 };
 
 /// The one writer. Dropped, it gives the directory free.
@@ -156,6 +156,21 @@ impl Store {
         Ok(stored)
     }
 
+    /// What is remembered of workers.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub async fn workers(&mut self) -> Result<Vec<WorkerRecord>, StoreError> {
+        let rows = sqlx::query("SELECT body FROM workers ORDER BY id")
+            .fetch_all(&mut self.connection)
+            .await?;
+        let decode = |row: sqlx::sqlite::SqliteRow| {
+            let body: String = row.try_get("body")?;
+            serde_json::from_str(&body).map_err(StoreError::worker)
+        };
+        rows.into_iter().map(decode).collect()
+    }
+
     /// Writes a batch, all or nothing. When this returns, it is on the disk.
     ///
     /// # Errors
@@ -227,6 +242,7 @@ fn give_up_invalid(job: &mut StoredJob, batch: &mut Batch) {
             message: message.clone(),
             log: Vec::new(),
             object: None,
+            step: None,
         },
     };
     phase.ended = Some(now);
@@ -301,6 +317,19 @@ async fn write(connection: &mut SqliteConnection, change: &Change) -> Result<(),
         Change::DropJob { job } => {
             sqlx::query("DELETE FROM jobs WHERE id = ?")
                 .bind(job.as_str())
+                .execute(connection)
+                .await?;
+        }
+        Change::PutWorker { record } => {
+            sqlx::query("INSERT OR REPLACE INTO workers (id, body) VALUES (?, ?)")
+                .bind(record.id.as_str())
+                .bind(serde_json::to_string(record).map_err(StoreError::worker)?)
+                .execute(connection)
+                .await?;
+        }
+        Change::DropWorker { worker } => {
+            sqlx::query("DELETE FROM workers WHERE id = ?")
+                .bind(worker.as_str())
                 .execute(connection)
                 .await?;
         }

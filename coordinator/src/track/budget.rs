@@ -29,7 +29,12 @@ pub struct Mark {
 
 /// Spends a failure. Progress since the last one (a later committed checkpoint or, while there is none, a later
 /// step) starts the series anew. A terminal failure ends the phase whatever the budget.
-pub fn spend(budget: &mut Budget, failure: &Failure, mark: Mark, limit: u32) -> Verdict {
+pub fn spend(
+    budget: &mut Budget,
+    failure: &Failure,
+    mark: Mark,
+    (limit, terminal): (u32, bool),
+) -> Verdict {
     let progressed = match (budget.committed, mark.committed) {
         (Some(before), Some(now)) => now > before,
         (None, Some(_)) => true,
@@ -43,7 +48,7 @@ pub fn spend(budget: &mut Budget, failure: &Failure, mark: Mark, limit: u32) -> 
     budget.failures += 1;
     budget.committed = mark.committed.max(budget.committed);
     budget.reached = mark.reached.max(budget.reached);
-    if failure.kind.is_terminal() {
+    if terminal {
         let why = format!(
             "a failure of kind {} is not tried again",
             failure.kind.name()
@@ -78,6 +83,7 @@ mod tests {
             message: "x".into(),
             log: vec![],
             object: None,
+            step: None,
         }
     }
 
@@ -96,7 +102,7 @@ mod tests {
                 &mut budget,
                 &failure(FailureKind::Crashed, attempt),
                 mark(None, 10),
-                3,
+                (3, false),
             );
             assert_eq!(verdict, Verdict::Again);
         }
@@ -104,7 +110,7 @@ mod tests {
             &mut budget,
             &failure(FailureKind::Crashed, 3),
             mark(None, 10),
-            3,
+            (3, false),
         ) else {
             panic!("goes on")
         };
@@ -117,18 +123,18 @@ mod tests {
         let crash = failure(FailureKind::Crashed, 1);
         for reached in [1, 2, 3, 4, 5] {
             assert_eq!(
-                spend(&mut budget, &crash, mark(None, reached), 3),
+                spend(&mut budget, &crash, mark(None, reached), (3, false)),
                 Verdict::Again
             );
         }
         for reached in [6, 7] {
             assert_eq!(
-                spend(&mut budget, &crash, mark(Some(5), reached), 3),
+                spend(&mut budget, &crash, mark(Some(5), reached), (3, false)),
                 Verdict::Again
             );
         }
         assert!(matches!(
-            spend(&mut budget, &crash, mark(Some(5), 8), 3),
+            spend(&mut budget, &crash, mark(Some(5), 8), (3, false)),
             Verdict::Stop { .. }
         ));
     }
@@ -154,7 +160,7 @@ mod tests {
                 &mut Budget::default(),
                 &failure(kind, 1),
                 mark(Some(1), 1),
-                3,
+                (3, kind.is_terminal()),
             );
             assert_eq!(
                 matches!(verdict, Verdict::Stop { .. }),
@@ -173,7 +179,7 @@ mod tests {
             let mut budget = Budget::default();
             for (committed, reached) in marks {
                 let before = budget.clone();
-                let verdict = spend(&mut budget, &failure(FailureKind::Crashed, 1), mark(committed, reached), limit);
+                let verdict = spend(&mut budget, &failure(FailureKind::Crashed, 1), mark(committed, reached), (limit, false));
                 prop_assert!(budget.failures <= limit);
                 prop_assert!(budget.committed >= before.committed && budget.reached >= before.reached);
                 if matches!(verdict, Verdict::Stop { .. }) {

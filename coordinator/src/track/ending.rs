@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use diptych_common::ids::{JobId, Rank};
 
 use super::budget::{Mark, Verdict, spend};
+use super::recover;
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
     Checkpoint, CheckpointState, Failure, FailureKind, Hold, Job, JobState, Now, Order, Outcome,
@@ -14,27 +15,30 @@ use crate::core::{
 /// Why an attempt ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// Somebody meant it: the failure budget is not touched.
+    /// Somebody meant it, and the job goes on: the failure budget is not touched.
     Planned(String),
+    /// Somebody meant it, and nothing goes on.
+    Over(String),
     /// Something went wrong.
     Failed(Failure),
 }
 
 /// Ends the live attempt of a job, if it has one: aborts it on every agent of its gang and decides whether there is
-/// another. Its devices are free once their trainers have exited.
+/// another. If so, its trainers keep their state and wait for it, but for those that are to blame; the devices of the
+/// others are free once they have exited.
 pub fn end_attempt(state: &mut State, id: &JobId, ending: Ending, now: Now, out: &mut Outcome) {
-    let Some((index, placement)) = state.job(id).and_then(|job| job.live()) else {
+    let Some(job) = state.job(id) else { return };
+    let Some((index, placement)) = job.live() else {
         return;
     };
-    let placement = placement.clone();
-    let reason = match &ending {
-        Ending::Planned(why) => why.clone(),
-        Ending::Failed(failure) => failure.to_string(),
+    let (job, placement) = (job.clone(), placement.clone());
+    let end = to_blame(&job, index, &ending);
+    let kept = match &job.phases[index].run {
+        Some(run) => recover::survivors(state, id, (&placement, run), &end),
+        None => Default::default(),
     };
-    abort(state, id, &placement, reason, out);
-    release(state, id, &placement, now);
-
-    let limit = state.settings().failures;
+    let (reason, at) = (words(&ending), Some((index, placement.attempt)));
+    let failures = state.settings().failures;
     let Some(job) = state.job_mut(id) else { return };
     let phase = &mut job.phases[index];
     phase.run = None;
@@ -42,44 +46,98 @@ pub fn end_attempt(state: &mut State, id: &JobId, ending: Ending, now: Now, out:
     phase.record.state = PhaseState::Waiting;
     // They were of a state that was never committed.
     phase.record.results.clear();
-    let at = Some((index, placement.attempt));
-    match ending {
-        Ending::Planned(why) => out.note(job, now.wall, "attempt_ended", at, why),
+    let mut blamed = None;
+    let goes_on = match ending {
+        Ending::Planned(why) => {
+            out.note(job, now.wall, "attempt_ended", at, why);
+            true
+        }
+        Ending::Over(why) => {
+            out.note(job, now.wall, "attempt_ended", at, why);
+            false
+        }
         Ending::Failed(failure) => {
             out.note(job, now.wall, "attempt_failed", at, failure.to_string());
-            failed(job, (index, &placement), failure, limit, now, out);
+            let again = failed(job, (index, &placement), &failure, failures, now, out);
+            let first = job.phases[index].record.budget.failures == 1;
+            blamed = Some(failure).filter(|failure| first && failure.kind.is_a_workers_own());
+            again
         }
+    };
+    abort(state, id, &placement, (reason, goes_on, &end), out);
+    if goes_on {
+        recover::keep(state, id, index, &placement, kept);
+    }
+    release(state, id, &placement, now);
+    if let Some(failure) = blamed {
+        blame(state, id, index, &failure, now, out);
     }
 }
 
+fn words(ending: &Ending) -> String {
+    match ending {
+        Ending::Planned(why) | Ending::Over(why) => why.clone(),
+        Ending::Failed(failure) => failure.to_string(),
+    }
+}
+
+/// Ranks that do not go on, although others do: the one that failed, save where it only saw another's failure, or saw
+/// what all saw.
+fn to_blame(job: &Job, index: usize, ending: &Ending) -> BTreeSet<Rank> {
+    let Ending::Failed(failure) = ending else {
+        return BTreeSet::new();
+    };
+    let innocent = match failure.kind {
+        FailureKind::PeerLost => true,
+        FailureKind::NonFinite => job.submission.phases[index].rewinds,
+        _ => false,
+    };
+    failure.rank.filter(|_| !innocent).into_iter().collect()
+}
+
+/// Spends the failure, and says whether there is another attempt.
 fn failed(
     job: &mut Job,
     (index, placement): (usize, &Placement),
-    failure: Failure,
+    failure: &Failure,
     limit: u32,
     now: Now,
     out: &mut Outcome,
-) {
-    let fault = fault(job, (index, placement), &failure);
-    if fault == Some(Fault::Resume) && fall_back(job, (index, placement), &failure, now, out) {
-        return;
+) -> bool {
+    let fault = fault(job, (index, placement), failure);
+    if fault == Some(Fault::Resume) && fall_back(job, (index, placement), failure, now, out) {
+        job.phases[index].record.forget = true;
+        return true;
     }
+    let rewinds = job.submission.phases[index].rewinds;
     let phase = &mut job.phases[index];
     let mark = Mark {
         committed: phase.newest_committed(),
         reached: phase.progress.reached,
     };
     let at = Some((index, placement.attempt));
-    let verdict = match fault {
-        Some(Fault::Other(what)) => Verdict::Stop {
+    let budget = &mut phase.record.budget;
+    let verdict = match (fault, failure.kind, failure.step) {
+        (Some(Fault::Other(what)), ..) => Verdict::Stop {
             cause: Failure {
                 message: format!("{what} could not be loaded: {}", failure.message),
-                ..failure
+                ..failure.clone()
             },
             why: "what this phase starts from cannot be loaded, and there is no other".to_owned(),
         },
-        Some(Fault::Resume) | None => spend(&mut phase.record.budget, &failure, mark, limit),
+        (_, FailureKind::NonFinite, Some(step)) if rewinds => {
+            let verdict = spend(budget, failure, mark, (limit, false));
+            if verdict == Verdict::Again {
+                phase.record.forget = true;
+                phase.record.skipped.insert(step);
+                let message = format!("the batch of step {step} is skipped from now on");
+                out.note(job, now.wall, "batch_skipped", at, message);
+            }
+            verdict
+        }
+        _ => spend(budget, failure, mark, (limit, failure.kind.is_terminal())),
     };
+    let phase = &mut job.phases[index];
     match verdict {
         Verdict::Again => {
             let message = format!(
@@ -87,6 +145,7 @@ fn failed(
                 phase.record.budget.failures
             );
             out.note(job, now.wall, "retrying", at, message);
+            true
         }
         Verdict::Stop { cause, why } => {
             let message = format!("{why}; {cause}");
@@ -98,7 +157,37 @@ fn failed(
                 phase,
             };
             out.note(job, now.wall, "job_failed", at, message);
+            false
         }
+    }
+}
+
+/// Holds a failure against the worker whose own it was; too many cordon it.
+fn blame(
+    state: &mut State,
+    id: &JobId,
+    index: usize,
+    failure: &Failure,
+    now: Now,
+    out: &mut Outcome,
+) {
+    let Some(worker) = &failure.worker else {
+        return;
+    };
+    let limit = state.settings().suspect_after;
+    let what = format!("job {id}, {failure}");
+    let mut suspect = None;
+    state.remember(worker, |record| {
+        if record.blame(what, limit, now.wall) {
+            suspect = record.cordoned.clone();
+        }
+    });
+    if let (Some(why), Some(job)) = (suspect, state.job(id)) {
+        let message = format!(
+            "{worker} takes no new ranks, {why}; `diptych worker uncordon {worker}` lets it in again"
+        );
+        let at = Some((index, failure.attempt));
+        out.note(job, now.wall, "worker_cordoned", at, message);
     }
 }
 
@@ -186,8 +275,14 @@ fn fall_back(
     true
 }
 
-fn abort(state: &State, id: &JobId, placement: &Placement, reason: String, out: &mut Outcome) {
-    let workers: BTreeSet<_> = placement.seats.iter().map(|seat| &seat.worker).collect();
+fn abort(
+    state: &State,
+    id: &JobId,
+    placement: &Placement,
+    (reason, keep, end): (String, bool, &BTreeSet<Rank>),
+    out: &mut Outcome,
+) {
+    let workers: BTreeSet<_> = placement.all().map(|(_, seat)| &seat.worker).collect();
     for session in workers
         .into_iter()
         .filter_map(|worker| state.worker(worker)?.session())
@@ -196,6 +291,8 @@ fn abort(state: &State, id: &JobId, placement: &Placement, reason: String, out: 
             job: id.clone(),
             attempt: placement.attempt,
             reason: reason.clone(),
+            keep,
+            end: end.iter().copied().collect(),
         };
         out.send(session, order);
     }
@@ -203,7 +300,7 @@ fn abort(state: &State, id: &JobId, placement: &Placement, reason: String, out: 
 
 /// The devices of an attempt that has ended wait for their trainers to exit.
 pub fn release(state: &mut State, id: &JobId, placement: &Placement, now: Now) {
-    for (rank, seat) in (0..).map(Rank::new).zip(&placement.seats) {
+    for (rank, seat) in placement.all() {
         let held = Hold::Held(RankId {
             job: id.clone(),
             attempt: placement.attempt,

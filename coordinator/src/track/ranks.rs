@@ -1,27 +1,22 @@
 //! Reports of ranks. All of them may be repetitions: agents send again what a broken connection may have lost.
 
-use std::collections::BTreeSet;
+use diptych_common::ids::{Attempt, JobId, Rank, Step};
 
-use diptych_common::ids::{JobId, Rank, Step};
-
-use super::ending::{Ending, end_attempt};
-use super::{saves, workers};
-use crate::advance::{self, work_committed};
+use super::losses::{exited, failed, held};
+use super::steps::{At, finished, notice, progress, turned};
+use super::{recover, saves, workers};
 use crate::assign;
 use crate::core::{
-    Activity, Effect, Exit, Failure, FailureKind, Hold, Ignored, Metric, Now, Order, Outcome,
-    PhaseState, RankEvent, RankId, RankReport, RankState, Stage, State,
+    Failure, FailureKind, Hold, Ignored, Now, Order, Outcome, PhaseState, RankEvent, RankId,
+    RankReport, RankState, Seat, State,
 };
-
-/// Notices of one attempt that are kept.
-const NOTICES: u32 = 100;
 
 /// One rank of the live attempt, found.
 #[derive(Debug, Clone)]
-struct Member {
-    job: JobId,
-    index: usize,
-    rank: Rank,
+pub(super) struct Member {
+    pub(super) job: JobId,
+    pub(super) index: usize,
+    pub(super) rank: Rank,
 }
 
 /// A rank reports.
@@ -31,11 +26,13 @@ struct Member {
 /// | ready | all ready: begin | begin again, while nobody has moved | too late |
 /// | progress, activity, part, manifest | too early | taken | progress, activity: too late; part, manifest: taken |
 /// | finished | too early | noted | repeated |
+/// | held | a symptom: doubt | told to leave: noted; else a symptom: doubt | too late |
 /// | failed | ends the attempt | ends the attempt; a lost peer: doubt | ends the attempt, unless all is committed |
 /// | exited | ends the attempt | ends the attempt, unless it is a symptom | normal once all is committed |
 /// | notice | noted | noted | noted |
 ///
-/// Of another attempt: the device is free at `exited`; anything else is answered with an abort.
+/// Of another attempt: the device is free at `exited`; of a trainer that is kept nothing is wanted; anything else is
+/// answered with an abort. Of one that stands by beside the gang: it is ready, or it is gone.
 pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome) {
     if let Err(why) = workers::heard(state, report.session, &report.worker, now) {
         return out.ignore(why);
@@ -49,6 +46,9 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
     else {
         return stale(state, &report, out);
     };
+    if report.rank.get() as usize >= placement.seats.len() {
+        return beside(state, (index, placement.attempt), report, now, out);
+    }
     let seat = placement.seats.get(report.rank.get() as usize);
     if seat.is_none_or(|seat| seat.worker != report.worker) {
         return out.ignore(Ignored::NotItsRank);
@@ -67,6 +67,8 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
             digest,
             data,
             nccl_id,
+            empty,
+            tensors,
         } => {
             let ready = RankState::Ready {
                 endpoint,
@@ -74,6 +76,8 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
                 digest,
                 data,
                 nccl_id,
+                empty,
+                tensors,
             };
             assign::rank_ready(state, &member.job, (index, member.rank), ready, now, out);
         }
@@ -82,16 +86,32 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
             total,
             images_per_s,
             step_s,
+            waited_s,
             metrics,
         } if begun => {
-            progress(
-                state,
+            let at = At {
+                step,
+                total,
+                images_per_s,
+                step_s,
+                waited_s,
+            };
+            progress(state, &member, at, metrics, now, out);
+        }
+        RankEvent::Held { step, reason, lost } => {
+            let lost: Vec<_> = lost.iter().map(Rank::to_string).collect();
+            let message = match lost.as_slice() {
+                [] => reason,
+                lost => format!("{reason} (lost rank {})", lost.join(", ")),
+            };
+            let symptom = failure(
+                &report.worker,
                 &member,
-                (step, total, images_per_s, step_s),
-                metrics,
-                now,
-                out,
+                report.attempt,
+                (FailureKind::PeerLost, message),
+                Vec::new(),
             );
+            held(state, &member, step, symptom, now, out);
         }
         RankEvent::Activity(activity) if begun => turned(state, &member, activity, now, out),
         RankEvent::PartSaved { step, objects } if begun => {
@@ -126,6 +146,7 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
             kind,
             message,
             object,
+            step,
         } => {
             let failure = failure(
                 &report.worker,
@@ -134,7 +155,12 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
                 (kind, message),
                 Vec::new(),
             );
-            failed(state, &member, Failure { object, ..failure }, now, out);
+            let failure = Failure {
+                object,
+                step,
+                ..failure
+            };
+            failed(state, &member, failure, now, out);
         }
         RankEvent::Exited { exit, last_lines } => {
             let failure = failure(
@@ -158,19 +184,107 @@ fn vacate(state: &mut State, report: &RankReport) {
         rank: report.rank,
     };
     if let Some(worker) = state.worker_mut(&report.worker) {
+        let mut devices = Vec::new();
         for slot in worker
             .slots
             .iter_mut()
             .filter(|slot| slot.hold.rank() == Some(&me))
         {
             slot.hold = Hold::Free;
+            devices.push(slot.index);
         }
+        for device in devices {
+            let seat = Seat {
+                worker: report.worker.clone(),
+                device,
+            };
+            recover::drop_seat(state, &me, &seat);
+        }
+    }
+}
+
+/// A trainer that stands by beside the gang reports. What becomes of it is no failure of the attempt.
+fn beside(
+    state: &mut State,
+    (index, attempt): (usize, Attempt),
+    report: RankReport,
+    now: Now,
+    out: &mut Outcome,
+) {
+    let member = Member {
+        job: report.job.clone(),
+        index,
+        rank: report.rank,
+    };
+    let placement = state.job(&report.job).and_then(|job| job.live());
+    let seat = placement.and_then(|(_, placement)| placement.seat(report.rank));
+    if seat.is_none_or(|seat| seat.worker != report.worker) {
+        return out.ignore(Ignored::NotItsRank);
+    }
+    match report.event {
+        RankEvent::Ready {
+            endpoint,
+            step,
+            digest,
+            data,
+            nccl_id,
+            empty,
+            tensors,
+        } => {
+            let ready = RankState::Ready {
+                endpoint,
+                step,
+                digest,
+                data,
+                nccl_id,
+                empty,
+                tensors,
+            };
+            assign::rank_ready(state, &report.job, (index, report.rank), ready, now, out);
+        }
+        RankEvent::Failed { message, .. } => {
+            let Some(job) = state.job(&report.job).cloned() else {
+                return;
+            };
+            let message = format!("rank {}, which stood by, failed: {message}", report.rank);
+            out.note(
+                &job,
+                now.wall,
+                "reserve_failed",
+                Some((index, attempt)),
+                message,
+            );
+            if let Some(member) = rank_mut(state, &member) {
+                *member = RankState::Left {
+                    step: Step::default(),
+                };
+            }
+        }
+        RankEvent::Notice { kind, message } => notice(state, &member, kind, message, now, out),
+        // Its device is free already.
+        RankEvent::Exited { .. } => {}
+        RankEvent::Held { .. }
+        | RankEvent::Progress { .. }
+        | RankEvent::Activity(_)
+        | RankEvent::PartSaved { .. }
+        | RankEvent::ManifestWritten { .. }
+        | RankEvent::Finished { .. } => out.ignore(Ignored::TooEarly),
     }
 }
 
 /// A report of an attempt that is not live. Trainers of a phase that is done end by themselves.
 fn stale(state: &State, report: &RankReport, out: &mut Outcome) {
     out.ignore(Ignored::StaleAttempt);
+    let me = RankId {
+        job: report.job.clone(),
+        attempt: report.attempt,
+        rank: report.rank,
+    };
+    let kept = Hold::Kept(me);
+    let worker = state.worker(&report.worker);
+    if worker.is_some_and(|worker| worker.slots.iter().any(|slot| slot.hold == kept)) {
+        return;
+    }
     let done = state.job(&report.job).is_some_and(|job| {
         let ended = |state: &PhaseState| matches!(state, PhaseState::Done { .. });
         job.phases
@@ -185,6 +299,8 @@ fn stale(state: &State, report: &RankReport, out: &mut Outcome) {
                 job: report.job.clone(),
                 attempt: report.attempt,
                 reason,
+                keep: false,
+                end: Vec::new(),
             },
         );
     }
@@ -201,7 +317,10 @@ fn attach(
 ) {
     if matches!(
         event,
-        RankEvent::Exited { .. } | RankEvent::Failed { .. } | RankEvent::Notice { .. }
+        RankEvent::Exited { .. }
+            | RankEvent::Failed { .. }
+            | RankEvent::Held { .. }
+            | RankEvent::Notice { .. }
     ) {
         return;
     }
@@ -225,11 +344,11 @@ fn attach(
     assign::reattached(state, &member.job, now, out);
 }
 
-fn rank_mut<'a>(state: &'a mut State, member: &Member) -> Option<&'a mut RankState> {
+pub(super) fn rank_mut<'a>(state: &'a mut State, member: &Member) -> Option<&'a mut RankState> {
     let run = state.job_mut(&member.job)?.phases[member.index]
         .run
         .as_mut()?;
-    run.ranks.get_mut(member.rank.get() as usize)
+    run.member_mut(member.rank)
 }
 
 fn failure(
@@ -247,238 +366,6 @@ fn failure(
         message,
         log,
         object: None,
-    }
-}
-
-fn progress(
-    state: &mut State,
-    member: &Member,
-    (step, total, images_per_s, step_s): (Step, u64, f64, f64),
-    metrics: Vec<Metric>,
-    now: Now,
-    out: &mut Outcome,
-) {
-    let Some(job) = state.job_mut(&member.job) else {
-        return;
-    };
-    let plan = job.submission.phases[member.index].index;
-    let phase = &mut job.phases[member.index];
-    let Some(run) = phase.run.as_mut() else {
-        return;
-    };
-    let Some(rank) = run.ranks.get_mut(member.rank.get() as usize) else {
-        return;
-    };
-    match rank {
-        RankState::Ready { .. } | RankState::Back | RankState::Training | RankState::Starting => {
-            *rank = RankState::Training
-        }
-        RankState::Away | RankState::Missing { .. } => {}
-        RankState::Finished { .. } | RankState::Left { .. } => return out.ignore(Ignored::TooLate),
-    }
-    run.pulse.stepped(member.rank, step, step_s, now.mono);
-    let progress = &mut phase.progress;
-    progress.step = progress.step.max(step);
-    progress.reached = progress.reached.max(step);
-    progress.total = total;
-    if member.rank.get() == 0 {
-        progress.images_per_s = images_per_s;
-        progress.step_s = step_s;
-    }
-    for metric in &metrics {
-        progress.metrics.insert(metric.name.clone(), metric.clone());
-    }
-    if !metrics.is_empty() {
-        out.effects.push(Effect::Metrics {
-            job: member.job.clone(),
-            phase: plan,
-            points: metrics,
-        });
-    }
-}
-
-/// A rank turns to other work, which may take another time.
-fn turned(state: &mut State, member: &Member, activity: Activity, now: Now, out: &mut Outcome) {
-    let run = state
-        .job_mut(&member.job)
-        .and_then(|job| job.phases[member.index].run.as_mut());
-    let Some(run) = run else { return };
-    let rank = run.ranks.get(member.rank.get() as usize);
-    if rank.is_some_and(|rank| rank.finished().is_some()) {
-        return out.ignore(Ignored::TooLate);
-    }
-    run.pulse.turned(member.rank, activity, now.mono);
-}
-
-fn finished(
-    state: &mut State,
-    member: &Member,
-    step: Step,
-    results: Vec<Metric>,
-    now: Now,
-    out: &mut Outcome,
-) {
-    let Some(job) = state.job_mut(&member.job) else {
-        return;
-    };
-    let plan = job.submission.phases[member.index].index;
-    let phase = &mut job.phases[member.index];
-    let (PhaseState::Live(placement), Some(run)) = (&mut phase.record.state, &mut phase.run) else {
-        return;
-    };
-    let Some(rank) = run.ranks.get_mut(member.rank.get() as usize) else {
-        return;
-    };
-    if rank.finished().is_some() {
-        return out.ignore(Ignored::Repeated);
-    }
-    *rank = RankState::Finished { step };
-    run.pulse.stepped(member.rank, step, 0.0, now.mono);
-    run.pulse.turned(member.rank, Activity::Saving, now.mono);
-    phase.progress.step = phase.progress.step.max(step);
-    phase.progress.reached = phase.progress.reached.max(step);
-    if member.rank.get() == 0 {
-        if !results.is_empty() {
-            out.effects.push(Effect::Metrics {
-                job: member.job.clone(),
-                phase: plan,
-                points: results.clone(),
-            });
-        }
-        phase.record.results = results;
-    }
-    let Some(steps) = run
-        .ranks
-        .iter()
-        .map(RankState::finished)
-        .collect::<Option<BTreeSet<_>>>()
-    else {
-        return;
-    };
-    let attempt = placement.attempt;
-    if steps.len() > 1 {
-        let message = format!("ranks finished at different steps: {steps:?}");
-        let kind = FailureKind::Diverged;
-        let failure = Failure {
-            kind,
-            attempt,
-            rank: None,
-            worker: None,
-            message,
-            log: Vec::new(),
-            object: None,
-        };
-        return end_attempt(state, &member.job, Ending::Failed(failure), now, out);
-    }
-    placement.finished = Some(step);
-    out.note(
-        job,
-        now.wall,
-        "finished",
-        Some((member.index, attempt)),
-        format!("every rank is at step {step}"),
-    );
-    advance::advance(state, &member.job, member.index, now, out);
-}
-
-/// A rank stopped. That it lost a peer is a symptom: the failure behind it is awaited for a moment.
-fn failed(state: &mut State, member: &Member, failure: Failure, now: Now, out: &mut Outcome) {
-    let until = now.mono.after(state.settings().doubt);
-    let Some(job) = state.job(&member.job) else {
-        return;
-    };
-    if work_committed(&job.phases[member.index]) {
-        return out.ignore(Ignored::TooLate);
-    }
-    if failure.kind != FailureKind::PeerLost {
-        return end_attempt(state, &member.job, Ending::Failed(failure), now, out);
-    }
-    let Some(run) = state
-        .job_mut(&member.job)
-        .and_then(|job| job.phases[member.index].run.as_mut())
-    else {
-        return;
-    };
-    match &mut run.stage {
-        Stage::Doubt { bereft, .. } => {
-            bereft.insert(member.rank);
-        }
-        Stage::Training | Stage::Preparing { .. } | Stage::Reattaching { .. } => {
-            run.stage = Stage::Doubt {
-                until,
-                symptom: failure,
-                bereft: BTreeSet::from([member.rank]),
-            };
-        }
-    }
-}
-
-/// A trainer's process ended.
-fn exited(
-    state: &mut State,
-    member: &Member,
-    exit: Exit,
-    failure: Failure,
-    now: Now,
-    out: &mut Outcome,
-) {
-    let Some(job) = state.job(&member.job) else {
-        return;
-    };
-    let phase = &job.phases[member.index];
-    let Some(run) = &phase.run else { return };
-    let rank = &run.ranks[member.rank.get() as usize];
-    if let (Some(step), true) = (rank.finished(), work_committed(phase)) {
-        if let Some(rank) = rank_mut(state, member) {
-            *rank = RankState::Left { step };
-        }
-        return;
-    }
-    if matches!(&run.stage, Stage::Doubt { bereft, .. } if bereft.contains(&member.rank)) {
-        return;
-    }
-    let early = rank.finished().is_some() && exit == Exit::Code(0);
-    let message = if early {
-        "its trainer ended before its last save was committed".to_owned()
-    } else {
-        failure.message.clone()
-    };
-    end_attempt(
-        state,
-        &member.job,
-        Ending::Failed(Failure { message, ..failure }),
-        now,
-        out,
-    );
-}
-
-fn notice(
-    state: &mut State,
-    member: &Member,
-    kind: String,
-    message: String,
-    now: Now,
-    out: &mut Outcome,
-) {
-    let Some(job) = state.job_mut(&member.job) else {
-        return;
-    };
-    let attempt = job.phases[member.index].record.attempt;
-    let Some(run) = job.phases[member.index].run.as_mut() else {
-        return;
-    };
-    run.notices = run.notices.saturating_add(1);
-    let at = Some((member.index, attempt));
-    let message = format!("rank {}: {message}", member.rank);
-    match run.notices {
-        0..NOTICES => out.note(job, now.wall, &kind, at, message),
-        NOTICES => out.note(
-            job,
-            now.wall,
-            &kind,
-            at,
-            format!("{message}; further notices of this attempt are in its log only"),
-        ),
-        _ => out.ignore(Ignored::TooMany),
+        step: None,
     }
 }

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use diptych_common::ids::{Rank, Step};
 
-use crate::core::{Activity, Failure, FailureKind, Mono, Placement, Pulse, Run, Settings};
+use crate::core::{Activity, Failure, FailureKind, Mono, Phase, Placement, Pulse, Run, Settings};
 
-/// How long a gang may go without progress: many of its own step times, and never less than what its work may take.
-pub fn patience(pulse: &Pulse, settings: &Settings) -> Duration {
-    let steps = pulse.step_s.max(0.0) * f64::from(settings.stall_steps);
+/// How long a gang may go without progress: many of the step times that its phase has learned, and never less than what
+/// its work may take.
+pub fn patience(pulse: &Pulse, pace: Option<f64>, settings: &Settings) -> Duration {
+    let steps = pace.unwrap_or_default() * f64::from(settings.stall_steps);
     let steps = Duration::try_from_secs_f64(steps).unwrap_or(Duration::MAX);
     let least = if pulse.doing.contains(&Activity::Evaluating) {
         settings.stall_evaluating
-    } else if pulse.doing.contains(&Activity::Saving) || pulse.step_s <= 0.0 {
+    } else if pulse.doing.contains(&Activity::Saving) || pace.is_none() {
         settings.stall_saving
     } else {
         settings.stall
@@ -23,14 +24,15 @@ pub fn patience(pulse: &Pulse, settings: &Settings) -> Duration {
 /// The failure of a gang that has used up its patience. It names the ranks that are furthest behind: the others wait
 /// for them.
 pub fn stalled(
-    placement: &Placement,
+    (placement, phase): (&Placement, &Phase),
     run: &Run,
     settings: &Settings,
     now: Mono,
 ) -> Option<Failure> {
     let pulse = &run.pulse;
     let silent = now.since(pulse.at);
-    if silent < patience(pulse, settings) {
+    let pace = phase.pace.step_s(run.ranks.len());
+    if silent < patience(pulse, pace, settings) {
         return None;
     }
     let behind = behind(run);
@@ -84,6 +86,7 @@ pub fn stalled(
         ),
         log: Vec::new(),
         object: None,
+        step: None,
     })
 }
 

@@ -5,6 +5,7 @@ use diptych_common::ids::{JobId, Rank};
 use super::ending::{Ending, end_attempt};
 use super::{checks, stall, workers};
 use crate::advance::work_committed;
+use crate::assign;
 use crate::core::{
     Failure, FailureKind, Job, Link, Mono, Now, Outcome, RankState, Run, Stage, State,
 };
@@ -14,10 +15,14 @@ pub fn tick(state: &mut State, now: Now, out: &mut Outcome) {
     workers::leases(state, now, out);
     let live: Vec<JobId> = state.live().iter().cloned().collect();
     for id in &live {
+        if leaves_too_long(state, id, now.mono) {
+            assign::left(state, id, now, out);
+        }
         if let Some(failure) = state.job(id).and_then(|job| overdue(state, job, now.mono)) {
             end_attempt(state, id, Ending::Failed(failure), now, out);
         }
     }
+    assign::grow(state, now, out);
     let unsettled = |job: &&JobId| {
         let phases = state
             .job(job)
@@ -40,6 +45,13 @@ pub fn tick(state: &mut State, now: Now, out: &mut Outcome) {
     }
 }
 
+/// Whether a gang that was told to leave has used up its time for it.
+fn leaves_too_long(state: &State, id: &JobId, now: Mono) -> bool {
+    let job = state.job(id);
+    let run = job.and_then(|job| job.phases[job.live()?.0].run.as_ref());
+    matches!(run.map(|run| &run.stage), Some(Stage::Leaving { until, .. }) if now >= *until)
+}
+
 /// Why a live attempt has waited for too long, if it has.
 fn overdue(state: &State, job: &Job, now: Mono) -> Option<Failure> {
     let (index, placement) = job.live()?;
@@ -58,6 +70,7 @@ fn overdue(state: &State, job: &Job, now: Mono) -> Option<Failure> {
         message,
         log: Vec::new(),
         object: None,
+        step: None,
     };
     let silent = (0..)
         .map(Rank::new)
@@ -91,8 +104,11 @@ fn overdue(state: &State, job: &Job, now: Mono) -> Option<Failure> {
             };
             (!placement.seats.iter().any(suspect)).then(|| symptom.clone())
         }
-        Stage::Training => stall::stalled(placement, run, state.settings(), now),
-        Stage::Reattaching { .. } | Stage::Preparing { .. } | Stage::Doubt { .. } => None,
+        Stage::Training => stall::stalled((placement, phase), run, state.settings(), now),
+        Stage::Reattaching { .. }
+        | Stage::Preparing { .. }
+        | Stage::Doubt { .. }
+        | Stage::Leaving { .. } => None,
     }
 }
 

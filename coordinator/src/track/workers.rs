@@ -1,239 +1,26 @@
-//! Registration and the lease. A worker is up, suspect (its stream was reset) or lost.
+//! The lease. A worker is up, suspect (its stream was reset) or lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use diptych_common::ids::{JobId, Rank, WorkerId};
+use diptych_common::ids::{Attempt, JobId, Rank, WorkerId};
 
 use super::ending::{Ending, end_attempt};
+use super::recover;
 use crate::advance::work_committed;
 use crate::assign;
 use crate::core::{
-    Effect, Failure, FailureKind, Hold, Ignored, Link, Now, Order, Outcome, RankId, RankState,
-    Registration, SessionId, Settings, Slot, State, Worker,
+    Effect, Failure, FailureKind, Hold, Ignored, Link, Now, Order, Outcome, SessionId, State,
+    Worker,
 };
 
-/// An agent opened a stream. It takes the place of the worker's former one, if any; what it runs is reconciled with
-/// what should run on it: ranks of ended attempts are aborted, missing ranks are failures. Another agent that claims
-/// to be a worker whose own agent is connected and heard is turned away; a stream that was reset is not connected.
-pub fn register(state: &mut State, registration: Registration, now: Now, out: &mut Outcome) {
-    let former = state.worker(&registration.worker).cloned();
-    if let Some(reason) = former
-        .as_deref()
-        .and_then(|worker| taken(worker, &registration, state.settings(), now))
-    {
-        out.effects.push(Effect::Close {
-            session: registration.session,
-            reason,
-            // That one may be about to leave, or dead without a word.
-            retry: true,
-        });
-        return out.ignore(Ignored::AnotherAgent);
-    }
-    if let Some(old) = former.as_ref().and_then(|worker| worker.session()) {
-        let reason = format!("worker {} opened a new stream", registration.worker);
-        out.effects.push(Effect::Close {
-            session: old,
-            reason,
-            retry: false,
-        });
-    }
-    out.send(registration.session, Order::Welcome);
-    let mut slots: Vec<_> = registration
-        .devices
-        .iter()
-        .map(|device| Slot {
-            index: device.index,
-            kind: device.kind,
-            name: device.name.clone(),
-            memory: device.memory,
-            hold: Hold::Free,
-        })
-        .collect();
-    slots.sort_by_key(|slot| slot.index);
-    let since = match former.as_deref() {
-        Some(Worker {
-            link: Link::Up { .. },
-            since,
-            ..
-        }) => *since,
-        Some(_) | None => now.wall,
-    };
-    let renewed = former
-        .as_ref()
-        .is_some_and(|former| former.incarnation != registration.incarnation);
-    let mut worker = Worker {
-        id: registration.worker.clone(),
-        incarnation: registration.incarnation.clone(),
-        version: registration.version.clone(),
-        host: registration.host.clone(),
-        slots,
-        link: Link::Up {
-            session: registration.session,
-            heard: now.mono,
-        },
-        since,
-        registered: now.mono,
-    };
-    if let Some(former) = &former {
-        // One that comes back brings no new devices: no gang waits for more because of it, however often it does.
-        worker.registered = former.registered;
-    }
-    for (rank, device) in &registration.running {
-        let live = sits(state, rank, &worker.id, *device);
-        if let Some(slot) = worker.slot_mut(*device) {
-            slot.hold = if live {
-                Hold::Held(rank.clone())
-            } else {
-                Hold::Releasing {
-                    rank: rank.clone(),
-                    since: now.mono,
-                    pressed: false,
-                }
-            };
-        }
-        if !live {
-            let reason = format!("attempt {} of {} has ended", rank.attempt, rank.job);
-            out.send(
-                registration.session,
-                Order::Abort {
-                    job: rank.job.clone(),
-                    attempt: rank.attempt,
-                    reason,
-                },
-            );
-        }
-    }
-    state.insert_worker(worker);
-    for job in members(state, &registration.worker) {
-        reconcile(state, &job, &registration, renewed, now, out);
-    }
-}
-
-/// Why an agent may not be this worker: another one is.
-fn taken(
-    worker: &Worker,
-    registration: &Registration,
-    settings: &Settings,
-    now: Now,
-) -> Option<String> {
-    let Link::Up { heard, .. } = worker.link else {
-        return None;
-    };
-    let silent = now.mono.since(heard);
-    let other = worker.incarnation != registration.incarnation && silent < settings.dead_after;
-    other.then(|| {
-        format!(
-            "another agent is connected as worker {} from host {} and was heard {:.1} s ago: stop that one, or give this one another --id",
-            worker.id,
-            worker.host,
-            silent.as_secs_f64()
-        )
-    })
-}
-
-/// Whether a rank of a live attempt sits on this device.
-fn sits(state: &State, rank: &RankId, worker: &WorkerId, device: u32) -> bool {
-    state
-        .job(&rank.job)
-        .and_then(|job| job.live())
-        .is_some_and(|(_, placement)| {
-            let seat = placement.seats.get(rank.rank.get() as usize);
-            placement.attempt == rank.attempt
-                && seat.is_some_and(|seat| &seat.worker == worker && seat.device == device)
-        })
-}
-
 /// Jobs whose live attempt has a rank on this worker.
-fn members(state: &State, worker: &WorkerId) -> Vec<JobId> {
+pub(super) fn members(state: &State, worker: &WorkerId) -> Vec<JobId> {
     let on_it = |job: &&JobId| {
         let live = state.job(job).and_then(|job| job.live());
         live.is_some_and(|(_, placement)| placement.seats.iter().any(|seat| &seat.worker == worker))
     };
     state.live().iter().filter(on_it).cloned().collect()
-}
-
-/// Brings one live attempt and the worker that came back into agreement.
-fn reconcile(
-    state: &mut State,
-    id: &JobId,
-    registration: &Registration,
-    renewed: bool,
-    now: Now,
-    out: &mut Outcome,
-) {
-    let last_words = now.mono.after(state.settings().reconnect);
-    let Some((index, placement)) = state.job(id).and_then(|job| job.live()) else {
-        return;
-    };
-    let placement = placement.clone();
-    let complete = state
-        .job(id)
-        .is_some_and(|job| work_committed(&job.phases[index]));
-    let mut gone = None;
-    for (rank, seat) in (0..).map(Rank::new).zip(&placement.seats) {
-        if seat.worker != registration.worker {
-            continue;
-        }
-        let me = RankId {
-            job: id.clone(),
-            attempt: placement.attempt,
-            rank,
-        };
-        let runs = registration.running.contains(&(me.clone(), seat.device));
-        let Some(run) = state
-            .job_mut(id)
-            .and_then(|job| job.phases[index].run.as_mut())
-        else {
-            return;
-        };
-        let member = &mut run.ranks[rank.get() as usize];
-        match (&*member, runs) {
-            (RankState::Away | RankState::Missing { .. }, true) => {
-                *member = if placement.begun {
-                    RankState::Back
-                } else {
-                    RankState::Starting
-                };
-            }
-            (_, true) | (RankState::Left { .. }, false) => {}
-            (_, false) if complete => {}
-            (RankState::Starting, false) if !renewed => {
-                // The order was lost with the connection, or its trainer's last words are about to follow.
-                if let Some(slot) = state
-                    .worker_mut(&seat.worker)
-                    .and_then(|worker| worker.slot_mut(seat.device))
-                    && slot.hold == Hold::Free
-                {
-                    slot.hold = Hold::Held(me);
-                }
-                if let Some(order) = state
-                    .job(id)
-                    .and_then(|job| assign::prepare_order(job, index, rank, now.wall))
-                {
-                    out.send(registration.session, order);
-                }
-            }
-            (_, false) if renewed => gone = Some(rank),
-            (_, false) => *member = RankState::Missing { until: last_words },
-        }
-    }
-    if let Some(rank) = gone {
-        let failure = Failure {
-            kind: FailureKind::WorkerLost,
-            attempt: placement.attempt,
-            rank: Some(rank),
-            worker: Some(registration.worker.clone()),
-            message: "its agent was restarted, and its trainer ended with the former one"
-                .to_owned(),
-            log: Vec::new(),
-            object: None,
-        };
-        return end_attempt(state, id, Ending::Failed(failure), now, out);
-    }
-    assign::reattached(state, id, now, out);
-    if placement.begun {
-        assign::begin_if_ready(state, id, index, now, out);
-    }
 }
 
 /// The worker's current stream is this one; it is alive.
@@ -286,30 +73,78 @@ pub fn reset(
     }
 }
 
-/// An agent leaves on purpose: its attempts end, and no budget is spent.
+/// An agent leaves on purpose: what it runs goes on elsewhere, or is saved, within its grace. No budget is spent.
 pub fn leaving(
     state: &mut State,
     session: SessionId,
     worker: &WorkerId,
-    reason: &str,
+    grace: Duration,
     now: Now,
     out: &mut Outcome,
 ) {
     if state.worker(worker).and_then(|worker| worker.session()) != Some(session) {
         return out.ignore(Ignored::OldSession);
     }
-    let why = if reason.is_empty() {
-        String::new()
-    } else {
-        format!(": {reason}")
+    if let Some(worker) = state.worker_mut(worker) {
+        worker.draining = Some(now.mono.after(grace));
+    }
+    assign::drain(state, worker, now, out);
+}
+
+/// Two agents of one attempt cannot reach each other, although both are connected here: the gang goes on without one of
+/// them, and the two are not placed together for a while.
+pub fn link_lost(state: &mut State, lost: &LinkLost<'_>, now: Now, out: &mut Outcome) {
+    let connected = |id: &WorkerId| {
+        state
+            .worker(id)
+            .is_some_and(|worker| worker.session().is_some())
     };
-    lose(
-        state,
-        worker,
-        &Loss::Planned(format!("worker {worker} left{why}")),
-        now,
-        out,
-    );
+    let (one, other) = (lost.worker, lost.other);
+    if state.worker(one).and_then(|worker| worker.session()) != Some(lost.session) {
+        return out.ignore(Ignored::OldSession);
+    }
+    let (job, attempt) = lost.rank;
+    let live = state.job(job).and_then(|job| job.live());
+    let Some((_, placement)) = live.filter(|(_, placement)| placement.attempt == *attempt) else {
+        return out.ignore(Ignored::StaleAttempt);
+    };
+    let both = [one, other]
+        .into_iter()
+        .all(|worker| placement.seats.iter().any(|seat| &seat.worker == worker));
+    if !both || !connected(other) {
+        return out.ignore(Ignored::NotItsRank);
+    }
+    let failure = Failure {
+        kind: FailureKind::PeerLost,
+        attempt: *attempt,
+        rank: None,
+        worker: None,
+        message: format!(
+            "workers {one} and {other} cannot reach each other, although both reach the coordinator: {}",
+            lost.reason
+        ),
+        log: Vec::new(),
+        object: None,
+        step: None,
+    };
+    let until = now.mono.after(state.settings().apart);
+    state.keep_apart(one, other, until);
+    end_attempt(state, job, Ending::Failed(failure), now, out);
+}
+
+/// An agent's word that it cannot reach another.
+#[derive(Debug)]
+pub struct LinkLost<'a> {
+    /// On this stream.
+    pub session: SessionId,
+    /// The one that says so.
+    pub worker: &'a WorkerId,
+    /// The other.
+    pub other: &'a WorkerId,
+    /// Of this attempt.
+    pub rank: &'a (JobId, Attempt),
+    /// What it saw.
+    pub reason: &'a str,
 }
 
 /// Why a worker is lost.
@@ -324,6 +159,14 @@ pub(super) enum Loss {
 /// A worker is gone, and every attempt that still needs it ends.
 pub(super) fn lose(state: &mut State, id: &WorkerId, loss: &Loss, now: Now, out: &mut Outcome) {
     let jobs = members(state, id);
+    recover::drop_worker(state, id);
+    if let Some(worker) = state.worker_mut(id) {
+        worker.link = Link::Lost { since: now.mono };
+        worker.since = now.wall;
+        for slot in &mut worker.slots {
+            slot.hold = Hold::Free;
+        }
+    }
     for job in jobs {
         let Some((index, placement)) = state.job(&job).and_then(|job| job.live()) else {
             continue;
@@ -349,16 +192,10 @@ pub(super) fn lose(state: &mut State, id: &WorkerId, loss: &Loss, now: Now, out:
                 message: message.clone(),
                 log: Vec::new(),
                 object: None,
+                step: None,
             }),
         };
         end_attempt(state, &job, ending, now, out);
-    }
-    if let Some(worker) = state.worker_mut(id) {
-        worker.link = Link::Lost { since: now.mono };
-        worker.since = now.wall;
-        for slot in &mut worker.slots {
-            slot.hold = Hold::Free;
-        }
     }
 }
 
@@ -383,6 +220,10 @@ pub(super) fn leases(state: &mut State, now: Now, out: &mut Outcome) {
                     retry: true,
                 });
                 lose(state, &worker.id, &Loss::Silent(silent), now, out);
+            }
+            Link::Suspect { .. } if worker.draining.is_some() => {
+                let left = Loss::Planned(format!("worker {} left", worker.id));
+                lose(state, &worker.id, &left, now, out);
             }
             Link::Suspect { since } if now.mono.since(since) >= settings.reconnect => {
                 let gone =
@@ -431,6 +272,8 @@ fn press(state: &mut State, worker: &Worker, now: Now, out: &mut Outcome) {
                     job: rank.job.clone(),
                     attempt: rank.attempt,
                     reason,
+                    keep: true,
+                    end: vec![rank.rank],
                 },
             );
         }

@@ -12,8 +12,8 @@ use diptych_coordinator::assign;
 use diptych_coordinator::core::{
     Answer, Change, CheckpointRef, Deletion, DeviceReport, Effect, Event, Exit, Ignored, Job,
     JobState, Mono, Now, Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal,
-    Registration, RequestId, Reread, Secret, SessionId, Settings, State, StoredJob, StoredObject,
-    Submission, Submit, UnixMs, VerifyReport, apply, check_invariants,
+    Registration, RequestId, Reread, RunningRank, Secret, SessionId, Settings, State, StoredJob,
+    StoredObject, Submission, Submit, UnixMs, VerifyReport, WorkerRecord, apply, check_invariants,
 };
 
 use crate::words::{exited, finished, id, ready, worker};
@@ -22,6 +22,7 @@ use crate::words::{exited, finished, id, ready, worker};
 pub(crate) struct Env {
     pub(crate) state: State,
     pub(crate) store: BTreeMap<JobId, StoredJob>,
+    pub(crate) records: BTreeMap<WorkerId, WorkerRecord>,
     pub(crate) orders: Vec<(WorkerId, Order)>,
     pub(crate) closed: Vec<SessionId>,
     pub(crate) deleted: Vec<String>,
@@ -30,6 +31,7 @@ pub(crate) struct Env {
     pub(crate) at: Duration,
     sessions: BTreeMap<WorkerId, (SessionId, String, u32)>,
     next_session: u64,
+    held: Option<Step>,
 }
 
 impl Env {
@@ -42,6 +44,7 @@ impl Env {
         Self {
             state: State::new(settings),
             store: BTreeMap::new(),
+            records: BTreeMap::new(),
             orders: Vec::new(),
             closed: Vec::new(),
             deleted: Vec::new(),
@@ -50,6 +53,7 @@ impl Env {
             at: Duration::ZERO,
             sessions: BTreeMap::new(),
             next_session: 1,
+            held: None,
         }
     }
 
@@ -122,6 +126,10 @@ impl Env {
             .map(|(id, job)| (id.clone(), StoredJob::of(job)))
             .collect();
         assert!(
+            self.state.records() == &self.records,
+            "I12: what the store remembers of workers is not what is known, after {what}"
+        );
+        assert!(
             live == self.store,
             "I12: the store's rows are not the live state, after {what}"
         );
@@ -161,6 +169,12 @@ impl Env {
             }
             Change::DropJob { job } => {
                 self.store.remove(&job);
+            }
+            Change::PutWorker { record } => {
+                self.records.insert(record.id.clone(), record);
+            }
+            Change::DropWorker { worker } => {
+                self.records.remove(&worker);
             }
         }
     }
@@ -238,13 +252,19 @@ impl Env {
             name: String::new(),
             memory: 0,
         };
+        let held = self.held;
         let rank = |(job, attempt, rank, device): &(&str, u64, u32, u32)| {
             let rank = RankId {
                 job: id(job),
                 attempt: Attempt::new(*attempt),
                 rank: Rank::new(*rank),
             };
-            (rank, *device)
+            RunningRank {
+                rank,
+                device: *device,
+                phase: PhaseIndex::new(0),
+                held,
+            }
         };
         let answer = self.do_step(Event::Registered(Registration {
             session,
@@ -254,10 +274,45 @@ impl Env {
             host: "localhost".to_owned(),
             devices: (0..slots).map(device).collect(),
             running: running.iter().map(rank).collect(),
+            peer: String::new(),
         }));
         if let (Answer::Ignored(Ignored::AnotherAgent), Some(former)) = (answer, former) {
             self.sessions.insert(worker(name), former);
         }
+    }
+
+    /// An agent comes back with one trainer that has left its gang and waits.
+    pub(crate) fn register_held(&mut self, name: &str, rank: (&str, u64, u32), step: u64) {
+        let (job, attempt, number) = rank;
+        self.held = Some(Step::new(step));
+        self.register(name, "1", 1, &[(job, attempt, number, 0)]);
+        self.held = None;
+    }
+
+    pub(crate) fn cordon(&mut self, name: &str, reason: Option<&str>) {
+        self.do_step(Event::Cordon {
+            worker: worker(name),
+            reason: reason.map(str::to_owned),
+        });
+    }
+
+    pub(crate) fn drain(&mut self, name: &str) {
+        self.do_step(Event::Drain {
+            worker: worker(name),
+            reason: String::new(),
+            deadline: Duration::from_secs(60),
+        });
+    }
+
+    pub(crate) fn link_lost(&mut self, name: &str, other: &str, job: &str) {
+        let attempt = Attempt::new(self.live(job).1);
+        self.do_step(Event::LinkLost {
+            session: self.session(name),
+            worker: worker(name),
+            other: worker(other),
+            rank: (id(job), attempt),
+            reason: "silent for 5 s".to_owned(),
+        });
     }
 
     pub(crate) fn reset(&mut self, name: &str) {
@@ -454,6 +509,8 @@ impl Env {
     /// The coordinator is killed and started again on its store; agents have lost their sessions.
     pub(crate) fn restart(&mut self) {
         let stored: Vec<_> = self.store.values().cloned().collect();
+        let records = self.records.values().cloned().collect();
+        let stored = (stored, records);
         self.state = assign::restored(*self.state.settings(), stored, Mono::new(self.at));
         self.sessions.clear();
         self.orders.clear();

@@ -11,5 +11,7 @@ mod workers; // leases, reconnects, restarts of agents
 mod restart; // the coordinator comes back from its store
 mod saves; // parts, manifests, verification, fall-back
 mod best; // the best checkpoint as a phase's result
+mod recovery; // survivors, their state, and what they lack
+mod planned; // growth, scaling, draining, preemption
 mod wishes; // submit twice, cancel, retry, delete, pin, explain
 mod random; // random events never break a promise

@@ -209,7 +209,7 @@ fn make(env: &mut Env, noise: Noise) {
                 env.do_step(Event::Leaving {
                     session,
                     worker: worker(WORKERS[index]),
-                    reason: String::new(),
+                    grace: std::time::Duration::from_secs(120),
                 });
             }
         }

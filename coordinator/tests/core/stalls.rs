@@ -88,6 +88,7 @@ fn slow_steps_have_longer() {
             total,
             images_per_s,
             step_s: 10.0,
+            waited_s: 0.0,
             metrics,
         };
         env.say("job-1", rank, slow);

@@ -36,6 +36,22 @@ pub(crate) fn submission(ranks: (u32, u32), priority: i32, phases: &[&str]) -> A
     Arc::new(admit::submission(&spec))
 }
 
+/// One phase that goes back to a checkpoint after a number that is not finite.
+pub(crate) fn rewinding(ranks: (u32, u32)) -> Arc<Submission> {
+    with_plan(ranks, |submission| submission.phases[0].rewinds = true)
+}
+
+/// One phase beside which trainers stand by.
+pub(crate) fn sparing(ranks: (u32, u32), spares: u32) -> Arc<Submission> {
+    with_plan(ranks, |submission| submission.phases[0].spares = spares)
+}
+
+fn with_plan(ranks: (u32, u32), change: impl FnOnce(&mut Submission)) -> Arc<Submission> {
+    let mut submission = Submission::clone(&submission(ranks, 0, &["a"]));
+    change(&mut submission);
+    Arc::new(submission)
+}
+
 pub(crate) fn id(text: &str) -> JobId {
     text.parse().unwrap()
 }
@@ -51,6 +67,8 @@ pub(crate) fn ready(step: u64, digest: &str) -> RankEvent {
         digest: digest.to_owned(),
         data: String::new(),
         nccl_id: Vec::new(),
+        empty: false,
+        tensors: Vec::new(),
     }
 }
 
@@ -61,6 +79,8 @@ pub(crate) fn ready_with_data(of: &str) -> RankEvent {
         digest: "aa".to_owned(),
         data: of.to_owned(),
         nccl_id: Vec::new(),
+        empty: false,
+        tensors: Vec::new(),
     }
 }
 
@@ -75,6 +95,7 @@ pub(crate) fn progress(step: u64) -> RankEvent {
         total: 10,
         images_per_s: 1.0,
         step_s: 1.0,
+        waited_s: 0.0,
         metrics,
     }
 }
@@ -96,6 +117,7 @@ pub(crate) fn failed(kind: FailureKind) -> RankEvent {
         kind,
         message: "it broke".to_owned(),
         object: None,
+        step: None,
     }
 }
 
@@ -105,6 +127,48 @@ pub(crate) fn unloadable(object: &str) -> RankEvent {
         kind: FailureKind::BadCheckpoint,
         message: "shard-00000 has 3 bytes, not 5".to_owned(),
         object: Some(object.to_owned()),
+        step: None,
+    }
+}
+
+/// Ready, but without a state.
+pub(crate) fn empty() -> RankEvent {
+    match ready(0, "") {
+        RankEvent::Ready {
+            endpoint,
+            step,
+            digest,
+            data,
+            nccl_id,
+            tensors,
+            ..
+        } => RankEvent::Ready {
+            endpoint,
+            step,
+            digest,
+            data,
+            nccl_id,
+            empty: true,
+            tensors,
+        },
+        other => other,
+    }
+}
+
+pub(crate) fn held(step: u64) -> RankEvent {
+    RankEvent::Held {
+        step: Step::new(step),
+        reason: "lost its peers".to_owned(),
+        lost: Vec::new(),
+    }
+}
+
+pub(crate) fn not_finite(step: u64) -> RankEvent {
+    RankEvent::Failed {
+        kind: FailureKind::NonFinite,
+        message: "loss is not finite".to_owned(),
+        object: None,
+        step: Some(Step::new(step)),
     }
 }
 

@@ -136,7 +136,7 @@ fn leaving_on_purpose_spends_no_budget() {
         env.do_step(Event::Leaving {
             session,
             worker: worker("w2"),
-            reason: "SIGTERM".to_owned(),
+            grace: std::time::Duration::from_secs(120),
         });
         let attempt = round + 1;
         env.say_as("w1", "job-1", attempt, 0, exited(Exit::Signal(9)));

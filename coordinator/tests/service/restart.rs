@@ -61,6 +61,7 @@ async fn an_attempt_goes_on_when_its_ranks_come_back() {
             attempt: 1,
             rank,
             device: 0,
+            ..v1::RunningRank::default()
         }];
         let mut agent = coordinator
             .agent(v1::Register {
@@ -144,6 +145,7 @@ async fn a_restarted_coordinator_ends_what_it_does_not_know() {
         attempt: 3,
         rank: 0,
         device: 0,
+        ..v1::RunningRank::default()
     }];
     let mut agent = coordinator
         .agent(v1::Register {

@@ -89,10 +89,7 @@ fn signals() -> std::io::Result<impl Stream<Item = String>> {
 }
 
 /// Where other agents reach this one, and the socket behind it.
-async fn listen(
-    config: &AgentConfig,
-    data_address: &str,
-) -> anyhow::Result<(TcpListener, String)> {
+async fn listen(config: &AgentConfig, data_address: &str) -> anyhow::Result<(TcpListener, String)> {
     let listener = match config.peer_listen {
         Some(address) => TcpListener::bind(address)
             .await

@@ -279,7 +279,9 @@ impl AgentState {
         self.link = Link::Up;
         self.say_leaving(now, effects);
         let ended = self.ended.iter().map(|(key, ended)| (key, &ended.kept));
-        let alive = self.processes().map(|process| (&process.key, &process.kept));
+        let alive = self
+            .processes()
+            .map(|process| (&process.key, &process.kept));
         for (key, kept) in ended.chain(alive) {
             effects.extend(kept.again().map(|event| Effect::Up(key.clone(), event)));
         }
@@ -328,18 +330,32 @@ impl AgentState {
         self.take_pulse(now, effects);
         self.save_orphans(now, effects);
         self.go_on_leaving(now, effects);
-        self.ended.retain(|_, ended| now < ended.at + REMEMBER_ENDED);
+        self.ended
+            .retain(|_, ended| now < ended.at + REMEMBER_ENDED);
         self.unlink_ended(effects);
     }
 
     /// A rank for which there is no process has ended, or never began.
-    fn note_end(&mut self, key: RankKey, mut kept: Kept, exited: v1::Exited, now: Instant, effects: &mut Vec<Effect>) {
+    fn note_end(
+        &mut self,
+        key: RankKey,
+        mut kept: Kept,
+        exited: v1::Exited,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
         let exited = Reported::Exited(exited);
         self.send(&key, &mut kept, exited, effects);
         self.ended.insert(key, Ended { at: now, kept });
     }
 
-    fn never_started(&mut self, key: RankKey, reason: &str, now: Instant, effects: &mut Vec<Effect>) {
+    fn never_started(
+        &mut self,
+        key: RankKey,
+        reason: &str,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
         let exited = v1::Exited {
             last_lines: vec![format!("never started: {reason}")],
             ..v1::Exited::default()
@@ -368,7 +384,9 @@ impl AgentState {
     }
 
     fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
-        self.seats.iter_mut().filter_map(|seat| seat.process.as_mut())
+        self.seats
+            .iter_mut()
+            .filter_map(|seat| seat.process.as_mut())
     }
 
     fn process_of(&mut self, key: &RankKey) -> Option<&mut Process> {
@@ -376,7 +394,11 @@ impl AgentState {
     }
 
     fn seat_of(&self, id: ProcessId) -> Option<usize> {
-        let sits = |seat: &Seat| seat.process.as_ref().is_some_and(|process| process.id == id);
+        let sits = |seat: &Seat| {
+            seat.process
+                .as_ref()
+                .is_some_and(|process| process.id == id)
+        };
         self.seats.iter().position(sits)
     }
 }

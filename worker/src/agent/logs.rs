@@ -219,7 +219,6 @@ impl RankLog {
             tracing::warn!(%error, path = %lock(&self.tail).path.display(), "log not flushed");
         }
     }
-
 }
 
 impl Drop for RankLog {

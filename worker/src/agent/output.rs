@@ -85,8 +85,8 @@ fn chunks(
     match from {
         // A broken pipe ends the output as a closed one does.
         Some(from) => FramedRead::new(Box::pin(from), BytesCodec::new())
-            .map_while(Result::ok)
-            .map(move |bytes| (is_error, bytes))
+            .take_while(|read| std::future::ready(read.is_ok()))
+            .filter_map(move |read| std::future::ready(read.ok().map(|bytes| (is_error, bytes))))
             .boxed(),
         None => stream::empty().boxed(),
     }
@@ -190,7 +190,6 @@ impl Cutter {
         String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned()
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -76,10 +76,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn new(
-        launch: Launch,
-        book: LogBook,
-    ) -> io::Result<(Self, mpsc::Receiver<TrainerEvent>)> {
+    pub fn new(launch: Launch, book: LogBook) -> io::Result<(Self, mpsc::Receiver<TrainerEvent>)> {
         let (events, received) = mpsc::channel(256);
         let (spawner, orders) = std::sync::mpsc::channel::<Order>();
         let runtime = tokio::runtime::Handle::current();
@@ -130,12 +127,7 @@ impl Supervisor {
 }
 
 impl Trainers for Supervisor {
-    async fn start(
-        &mut self,
-        id: ProcessId,
-        key: RankKey,
-        prepare: v1::Prepare,
-    ) -> io::Result<()> {
+    async fn start(&mut self, id: ProcessId, key: RankKey, prepare: v1::Prepare) -> io::Result<()> {
         let work_dir = self
             .launch
             .work_dir
@@ -256,6 +248,7 @@ async fn attend(
         drained,
     };
     tokio::spawn(output::keep(&mut child, log, orders));
+    let mut end = Some(end);
     let (mut open, mut status, mut idle) = (true, None, None);
     // What a dead process said lies in the socket: it is read until nothing is there. Waiting for the socket to close
     // would wait for whatever else the process has started.
@@ -269,15 +262,15 @@ async fn attend(
                 }
                 Some(Err(_)) | None => open = false,
             },
-            end = child.wait(), if status.is_none() => {
-                status = Some(end);
+            ended = child.wait(), if status.is_none() => {
+                status = Some(ended);
+                drop(end.take().map(|end| end.send(())));
                 idle = Some(Instant::now() + DRAIN);
             }
             () = output::until(idle) => break,
         }
     }
     writer.abort();
-    drop(end.send(()));
     let last_lines = last_lines.await.unwrap_or_default();
     if let Err(error) = std::fs::remove_dir_all(&work_dir) {
         tracing::warn!(%id, %error, dir = %work_dir.display(), "work directory stays behind");

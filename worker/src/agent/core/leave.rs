@@ -112,7 +112,10 @@ impl AgentState {
         let waiting: Vec<_> = self
             .seats
             .iter_mut()
-            .filter_map(|seat| seat.waiting.take_if(|_| !seat.process.as_ref().is_some_and(Process::leaves_to_hold)))
+            .filter_map(|seat| {
+                seat.waiting
+                    .take_if(|_| !seat.process.as_ref().is_some_and(Process::leaves_to_hold))
+            })
             .collect();
         for waiting in waiting {
             self.never_started(waiting.key, &reason, now, effects);
@@ -162,7 +165,10 @@ impl AgentState {
     pub(super) fn next_leave(&self) -> Option<Instant> {
         let mut next = Vec::new();
         let unasked = |process: &Process| {
-            matches!(process.life, Life::Running(Stage::Training { alone: false }))
+            matches!(
+                process.life,
+                Life::Running(Stage::Training { alone: false })
+            )
         };
         if self.processes().any(unasked) {
             next.extend(self.orphaned_at());
@@ -234,6 +240,10 @@ impl Process {
     }
 }
 
-fn ends_by(order: &AbortOrder, attempt: diptych_common::ids::Attempt, rank: diptych_common::ids::Rank) -> bool {
+fn ends_by(
+    order: &AbortOrder,
+    attempt: diptych_common::ids::Attempt,
+    rank: diptych_common::ids::Rank,
+) -> bool {
     attempt == order.attempt && order.end.contains(&rank)
 }

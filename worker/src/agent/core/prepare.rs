@@ -7,9 +7,7 @@ use diptych_proto::v1::rank_event::Event as Reported;
 use tokio::time::Instant;
 
 use super::super::kept::Kept;
-use super::{
-    AgentState, Effect, Life, Process, ProcessId, RankKey, Stage, Stay, Toward, Waiting,
-};
+use super::{AgentState, Effect, Life, Process, ProcessId, RankKey, Stage, Stay, Toward, Waiting};
 
 /// How a rank comes to its device.
 #[derive(Debug, PartialEq, Eq)]

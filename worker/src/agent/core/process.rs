@@ -108,7 +108,12 @@ impl Process {
     }
 
     /// It takes up another attempt of its phase: the former one is over for it.
-    pub(super) fn take_up(&mut self, key: RankKey, prepare: Box<v1::Prepare>, effects: &mut Vec<Effect>) {
+    pub(super) fn take_up(
+        &mut self,
+        key: RankKey,
+        prepare: Box<v1::Prepare>,
+        effects: &mut Vec<Effect>,
+    ) {
         let killed = Life::Killed;
         let former = match std::mem::replace(&mut self.life, killed) {
             Life::Running(Stage::Asked { former, .. }) => former,

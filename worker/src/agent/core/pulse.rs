@@ -46,7 +46,10 @@ impl AgentState {
                 self.kill_silent(seat, now, effects);
             }
         }
-        if !self.processes().any(|process| process.silent_since().is_some()) {
+        if !self
+            .processes()
+            .any(|process| process.silent_since().is_some())
+        {
             self.ping_due = None;
         }
         if self.ping_due.is_none_or(|due| now < due) {

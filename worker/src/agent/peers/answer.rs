@@ -29,7 +29,8 @@ impl Answering {
 
     /// The links and the worker that a hello is about.
     fn admit(&self, hello: &v1::PeerHello) -> Result<(Arc<Links>, WorkerId), Status> {
-        let invalid = |error: diptych_common::ids::NameError| Status::invalid_argument(error.to_string());
+        let invalid =
+            |error: diptych_common::ids::NameError| Status::invalid_argument(error.to_string());
         let attempt = AttemptKey {
             job: hello.job.parse().map_err(invalid)?,
             attempt: Attempt::new(hello.attempt),
@@ -71,6 +72,8 @@ impl PeerService for Answering {
             // Whether and why it was lost is told; this side waits to be called again.
             drop(link::stand(&links, &from, incoming, outgoing).await);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(waiting).map(Ok))))
+        Ok(Response::new(Box::pin(
+            ReceiverStream::new(waiting).map(Ok),
+        )))
     }
 }

@@ -67,9 +67,7 @@ pub(super) async fn keep(dial: impl Dial, links: Arc<Links>, worker: WorkerId, a
             _ = told.wait_for(|told| told.over) => return,
         };
         let called = match opened {
-            Ok((incoming, outgoing)) => {
-                Ok(link::stand(&links, &worker, incoming, outgoing).await)
-            }
+            Ok((incoming, outgoing)) => Ok(link::stand(&links, &worker, incoming, outgoing).await),
             Err(error) => Err(error),
         };
         match called {
@@ -107,14 +105,19 @@ async fn open(
     drop(outgoing.try_send(link::message(Message::Hello(hello))));
     let opened = tokio::time::timeout(SILENCE, async {
         let mut client = PeerServiceClient::new(dial.dial(address).await?);
-        let mut incoming = client.link(ReceiverStream::new(waiting)).await?.into_inner();
+        let mut incoming = client
+            .link(ReceiverStream::new(waiting))
+            .await?
+            .into_inner();
         let first = incoming.message().await?.and_then(|first| first.message);
         Ok::<_, NoLink>((incoming, first))
     });
     let (incoming, first) = opened.await.map_err(|_| NoLink::Silent)??;
     match first {
         Some(Message::Hello(hello))
-            if links.secret.proves(&hello, &links.attempt, worker, &links.me) => {}
+            if links
+                .secret
+                .proves(&hello, &links.attempt, worker, &links.me) => {}
         Some(_) | None => return Err(NoLink::Stranger),
     }
     Ok((incoming, outgoing))

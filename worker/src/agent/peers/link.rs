@@ -37,7 +37,9 @@ pub(super) async fn stand(
     outgoing: mpsc::Sender<v1::PeerMessage>,
 ) -> End {
     *lock(&links.standing).entry(worker.clone()).or_insert(0) += 1;
-    links.say(PeerEvent::Up(links.attempt.clone(), worker.clone())).await;
+    links
+        .say(PeerEvent::Up(links.attempt.clone(), worker.clone()))
+        .await;
     let end = talk(links, worker, &mut incoming, &outgoing).await;
     drop(outgoing);
     let alone = {

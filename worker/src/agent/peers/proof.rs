@@ -11,7 +11,12 @@ pub struct Secret([u8; 32]);
 
 impl Secret {
     /// The first message of `from` to `to`.
-    pub(super) fn hello(&self, attempt: &AttemptKey, from: &WorkerId, to: &WorkerId) -> v1::PeerHello {
+    pub(super) fn hello(
+        &self,
+        attempt: &AttemptKey,
+        from: &WorkerId,
+        to: &WorkerId,
+    ) -> v1::PeerHello {
         v1::PeerHello {
             job: attempt.job.to_string(),
             attempt: attempt.attempt.get(),

@@ -11,6 +11,7 @@ use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::codec::{BytesCodec, FramedRead};
+use tokio_util::sync::CancellationToken;
 
 use super::logs::RankLog;
 
@@ -28,7 +29,7 @@ pub(super) struct Orders {
     /// The log of the rank that the process becomes: lines go there from then on.
     pub(super) logs: mpsc::UnboundedReceiver<RankLog>,
     /// The process has ended.
-    pub(super) ended: oneshot::Receiver<()>,
+    pub(super) ended: CancellationToken,
     /// Then: the last lines of its last rank, as soon as all that it printed is read.
     pub(super) drained: oneshot::Sender<Vec<String>>,
 }
@@ -45,7 +46,7 @@ pub(super) fn keep(
     );
     let Orders {
         mut logs,
-        mut ended,
+        ended,
         drained,
     } = orders;
     async move {
@@ -55,7 +56,10 @@ pub(super) fn keep(
             tokio::select! {
                 biased;
                 Some(log) = logs.recv() => output.switch(log),
-                _ = &mut ended, if idle.is_none() => idle = Some(Instant::now() + DRAIN),
+                () = ended.cancelled(), if idle.is_none() => {
+                    let rest = if open { DRAIN } else { Duration::ZERO };
+                    idle = Some(Instant::now() + rest);
+                }
                 chunk = printed.next(), if open => match chunk {
                     Some((is_error, bytes)) => {
                         output.take(is_error, &bytes);

@@ -12,6 +12,7 @@ mod proof; // of the attempt's secret
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use diptych_common::ids::{Rank, WorkerId};
 use diptych_proto::v1;
@@ -45,6 +46,9 @@ pub enum PeerEvent {
         reason: String,
     },
 }
+
+/// How long an attempt that lost a rank here still answers: the others may only be about to link.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// The links of one agent, to all agents of all of its attempts. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -156,17 +160,32 @@ impl<D: Dial> Peers<D> {
         }
     }
 
-    /// Says what is left to say and closes an attempt's links.
+    /// Says what is left to say and closes an attempt's links. Where that is a loss, whoever has not linked yet can
+    /// still hear of it for [`LINGER`]. Must be called within a tokio runtime.
     pub fn unlink(&self, attempt: &AttemptKey) {
-        if let Some(links) = lock(&self.book.attempts).remove(attempt) {
-            links.told.send_modify(|told| told.over = true);
+        let Some(links) = self.book.find(attempt) else {
+            return;
+        };
+        if links.told.borrow().gone.is_none() {
+            return self.book.close(attempt);
         }
+        let (book, attempt) = (self.book.clone(), attempt.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            book.close(&attempt);
+        });
     }
 }
 
 impl Book {
     fn find(&self, attempt: &AttemptKey) -> Option<Arc<Links>> {
         lock(&self.attempts).get(attempt).map(Arc::clone)
+    }
+
+    fn close(&self, attempt: &AttemptKey) {
+        if let Some(links) = lock(&self.attempts).remove(attempt) {
+            links.told.send_modify(|told| told.over = true);
+        }
     }
 }
 

@@ -14,7 +14,6 @@ use std::process::Stdio;
 use bytes::Bytes;
 use diptych_proto::v1;
 use diptych_proto::v1::rank_command::Command as Sent;
-use diptych_proto::v1::rank_event::Event as Reported;
 use futures::{SinkExt as _, StreamExt as _};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -25,6 +24,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio_util::sync::CancellationToken;
 
 use crate::trainer::wire::MAX_FRAME;
 
@@ -240,15 +240,14 @@ async fn attend(
             }
         }
     });
-    let (end, ended) = oneshot::channel();
+    let ended = CancellationToken::new();
     let (drained, last_lines) = oneshot::channel();
     let orders = output::Orders {
         logs,
-        ended,
+        ended: ended.clone(),
         drained,
     };
     tokio::spawn(output::keep(&mut child, log, orders));
-    let mut end = Some(end);
     let (mut open, mut status, mut idle) = (true, None, None);
     // What a dead process said lies in the socket: it is read until nothing is there. Waiting for the socket to close
     // would wait for whatever else the process has started.
@@ -262,9 +261,9 @@ async fn attend(
                 }
                 Some(Err(_)) | None => open = false,
             },
-            ended = child.wait(), if status.is_none() => {
-                status = Some(ended);
-                drop(end.take().map(|end| end.send(())));
+            end = child.wait(), if status.is_none() => {
+                status = Some(end);
+                ended.cancel();
                 idle = Some(Instant::now() + DRAIN);
             }
             () = output::until(idle) => break,

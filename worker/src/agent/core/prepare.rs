@@ -172,17 +172,21 @@ impl AgentState {
             return Way::Fresh;
         };
         let same = process.serves(key, phase);
+        let twin = process.key.of() == key.of();
         match process.life {
-            Life::Running(_) | Life::Held { .. } if same => Way::Same,
+            Life::Running(_) | Life::Held { .. } if same && !twin => Way::Same,
             Life::Leaving {
                 toward: Toward::Hold,
                 ..
-            } if same => Way::Wait,
+            } if same && !twin => Way::Wait,
             Life::Leaving {
                 toward: Toward::End,
                 ..
             }
             | Life::Killed => Way::Wait,
+            Life::Running(_) | Life::Held { .. } | Life::Leaving { .. } if twin => {
+                taken(&process.key)
+            }
             Life::Running(_) if process.key.job != key.job && !self.is_over(&process.key) => {
                 taken(&process.key)
             }

@@ -21,6 +21,16 @@ use super::*;
 /// Nothing here takes this long; reaching it is a hang.
 const WATCHDOG: Duration = Duration::from_secs(20);
 
+/// Nothing is waited for.
+const HASTY: Patience = Patience {
+    abort_grace: Duration::from_millis(50),
+    orphan_limit: Duration::from_secs(600),
+    unresponsive: WATCHDOG,
+    leave_grace: Duration::ZERO,
+};
+
+mod kept; // trainers that speak the protocol
+
 /// A coordinator that welcomes everybody and hands the streams to the test.
 #[derive(Clone)]
 struct Hub {
@@ -97,10 +107,10 @@ struct Bench {
 impl Bench {
     /// A server on a free port, and an agent whose trainers are `bash -c script`.
     async fn start(script: &str) -> Self {
-        Self::with_grace(script, Duration::ZERO).await
+        Self::of_worker(0, script, HASTY).await
     }
 
-    async fn with_grace(script: &str, leave_grace: Duration) -> Self {
+    async fn of_worker(number: u32, script: &str, patience: Patience) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address: SocketAddr = listener.local_addr().expect("bound");
         let (session, sessions) = mpsc::unbounded_channel();
@@ -120,22 +130,23 @@ impl Bench {
             threads: 1,
             work_dir: dir.path().join("work"),
         };
+        let name = format!("worker-{number}");
+        let peers = Peers::new(name.parse().expect("a name"), Tcp);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let peer_endpoint = listener.local_addr().expect("bound").to_string();
+        peers.0.serve(listener);
         let options = AgentOptions {
             coordinator: Endpoint::from_shared(format!("http://{address}")).expect("a URL"),
             register: v1::Register {
-                worker_id: "worker-0".into(),
+                worker_id: name,
+                peer_endpoint,
                 devices: vec![v1::DeviceInfo::default()],
                 ..v1::Register::default()
             },
             trainers: Supervisor::new(launch, book.clone()).expect("a thread"),
-            peers: Peers::new("worker-0".parse().expect("a name"), Tcp),
+            peers,
             book,
-            patience: Patience {
-                abort_grace: Duration::from_millis(50),
-                orphan_limit: Duration::from_secs(600),
-                unresponsive: Duration::from_secs(3),
-                leave_grace,
-            },
+            patience,
             seed: 0,
         };
         let (stop, stops) = mpsc::unbounded_channel();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use diptych_common::ids::{Attempt, Rank};
+use diptych_proto::v1::rank_event::Event as Reported;
 use tempfile::TempDir;
 
 use super::super::output::LAST_LINES;
@@ -206,7 +207,11 @@ async fn what_a_process_prints_goes_to_the_rank_that_it_is() {
     let exited = bench.exited().await;
     let sent = next.command(prepare()).encode_to_vec();
     let hex: String = sent.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(exited.last_lines, [hex.clone()], "of its last rank only");
+    assert_eq!(
+        exited.last_lines,
+        std::slice::from_ref(&hex),
+        "of its last rank only"
+    );
     assert_eq!(bench.log_of(1), "one\n");
     assert_eq!(bench.log_of(2), format!("{hex}\n"));
 }

@@ -129,10 +129,14 @@ fn another_job_takes_the_device_of_a_held_rank_and_never_of_a_running_one() {
 #[test]
 fn impossible_devices_are_refused_to_the_coordinator() {
     let mut table = Table::new();
-    assert!(matches!(
-        table.start(1, 0, 7).as_slice(),
-        [Effect::Up(_, Reported::Failed(_))]
-    ));
+    table.start(1, 1, 0);
+    for device in [7, 0] {
+        let refused = table.start(1, 0, device);
+        assert!(
+            matches!(refused.as_slice(), [Effect::Up(_, Reported::Failed(_))]),
+            "device {device}: {refused:?}"
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::time::Duration;
 
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, PollNext};
 use futures::{StreamExt as _, stream};
 use tokio::io::AsyncRead;
 use tokio::process::Child;
@@ -40,9 +40,12 @@ pub(super) fn keep(
     log: RankLog,
     orders: Orders,
 ) -> impl Future<Output = ()> + use<> {
-    let mut printed = stream::select(
+    // What a process says of its own end stands last.
+    let stdout_first = |(): &mut ()| PollNext::Left;
+    let mut printed = stream::select_with_strategy(
         chunks(child.stdout.take(), false),
         chunks(child.stderr.take(), true),
+        stdout_first,
     );
     let Orders {
         mut logs,

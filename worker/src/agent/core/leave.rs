@@ -77,22 +77,27 @@ impl AgentState {
         }
     }
 
-    /// The process of a seat has to make room.
-    pub(super) fn end_seat(
+    /// The processes of these seats have to make room.
+    pub(super) fn end_seats(
         &mut self,
-        seat: usize,
+        seats: std::ops::Range<usize>,
         reason: &str,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
         let kill_at = now + self.patience.abort_grace;
-        let Some(process) = &mut self.seats[seat].process else {
-            return;
-        };
-        let left = process.trains().then(|| process.key.clone());
-        process.end(reason, kill_at, effects);
-        if let Some(left) = left {
-            self.break_gang(&left.of(), Some(left.rank), reason, now, effects);
+        let mut left = Vec::new();
+        for process in self.seats[seats]
+            .iter_mut()
+            .filter_map(|seat| seat.process.as_mut())
+        {
+            if process.trains() {
+                left.push(process.key.clone());
+            }
+            process.end(reason, kill_at, effects);
+        }
+        for rank in left {
+            self.break_gang(&rank.of(), Some(rank.rank), reason, now, effects);
         }
     }
 
@@ -157,9 +162,7 @@ impl AgentState {
                 return;
             }
         }
-        for seat in 0..self.seats.len() {
-            self.end_seat(seat, &reason, now, effects);
-        }
+        self.end_seats(0..self.seats.len(), &reason, now, effects);
     }
 
     pub(super) fn next_leave(&self) -> Option<Instant> {

@@ -58,10 +58,14 @@ impl AgentState {
         }
         match way {
             Way::Fresh => self.start(seat, key, prepare, now, effects),
-            Way::Same => self.take_up(seat, key, prepare, now, effects),
+            Way::Same => {
+                if let Some(process) = &mut self.seats[seat].process {
+                    process.take_up(key, prepare, effects);
+                }
+            }
             Way::Replace => {
                 let reason = format!("device {device} is needed for {key}");
-                self.end_seat(seat, &reason, now, effects);
+                self.end_seats(seat..seat + 1, &reason, now, effects);
                 self.wait(seat, key, prepare);
             }
             Way::Wait => self.wait(seat, key, prepare),
@@ -130,25 +134,6 @@ impl AgentState {
         effects.push(Effect::Spawn(id, key, prepare));
     }
 
-    fn take_up(
-        &mut self,
-        seat: usize,
-        key: RankKey,
-        prepare: Box<v1::Prepare>,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(process) = &mut self.seats[seat].process else {
-            return;
-        };
-        let left = process.trains().then(|| process.key.clone());
-        let reason = format!("attempt {} has begun", key.attempt);
-        process.take_up(key, prepare, effects);
-        if let Some(left) = left {
-            self.break_gang(&left.of(), Some(left.rank), &reason, now, effects);
-        }
-    }
-
     fn wait(&mut self, seat: usize, key: RankKey, prepare: Box<v1::Prepare>) {
         self.seats[seat].waiting = Some(Waiting {
             key,
@@ -200,7 +185,7 @@ impl AgentState {
         &mut self,
         key: &RankKey,
         phase: u32,
-        except: usize,
+        device: usize,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
@@ -223,17 +208,19 @@ impl AgentState {
             let Some(process) = &mut seat.process else {
                 continue;
             };
-            if !earlier(&process.key) || (at == except && process.phase == phase) {
+            if !earlier(&process.key) {
                 continue;
             }
-            let trained = process.trains();
+            if process.trains() {
+                left.push(process.key.clone());
+            }
             if process.phase != phase {
                 process.end(&reason, kill_at, effects);
-            } else if trained {
+            } else if process.trains() && at == device {
+                // It goes on as another rank: the order to do so is the end of its former one.
+                process.life = Life::Running(Stage::Left);
+            } else if process.trains() {
                 process.hold(&reason, kill_at, effects);
-            }
-            if trained {
-                left.push(process.key.clone());
             }
         }
         for rank in left {

@@ -13,6 +13,8 @@ mod reports; // what goes up, and goes up again
 struct Table {
     state: AgentState,
     now: Instant,
+    /// Trainers answer while time passes.
+    answers: bool,
 }
 
 const PATIENCE: Patience = Patience {
@@ -200,6 +202,7 @@ impl Table {
         Self {
             state: AgentState::new(worker(3), patience, 2, now),
             now,
+            answers: true,
         }
     }
 
@@ -264,10 +267,24 @@ impl Table {
         while let Some(at) = self.state.next_deadline().filter(|at| *at < until) {
             assert!(at >= self.now, "a deadline that has passed is no deadline");
             self.now = at;
-            effects.extend(self.apply(Event::Tick));
+            effects.extend(self.tick());
         }
         self.now = until;
-        effects.extend(self.apply(Event::Tick));
+        effects.extend(self.tick());
+        effects
+    }
+
+    fn tick(&mut self) -> Vec<Effect> {
+        let mut effects = self.apply(Event::Tick);
+        for key in pinged(&effects)
+            .into_iter()
+            .filter(|_| self.answers)
+            .collect::<Vec<_>>()
+        {
+            let id = self.id(key.attempt.get(), key.rank.get());
+            let pong = Event::Reported(id, key, Reported::Pong(v1::Pong {}));
+            effects.extend(self.apply(pong));
+        }
         effects
     }
 

@@ -79,6 +79,7 @@ fn every_way_out_of_a_gang_is_told_to_the_others() {
         }),
         ("abort", |table| table.apply(Event::Abort(keep(1)))),
         ("silence", |table| {
+            table.answers = false;
             table.later(PATIENCE.unresponsive / 2);
             table.report(1, 1, Reported::Pong(v1::Pong {}));
             table.later(PATIENCE.unresponsive / 2)

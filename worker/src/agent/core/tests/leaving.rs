@@ -7,8 +7,6 @@ fn stop() -> Event {
 fn with_grace(leave_grace: Duration) -> Table {
     let mut table = Table::alone(Patience {
         leave_grace,
-        // These trainers say nothing for minutes.
-        unresponsive: Duration::from_secs(86_400),
         ..PATIENCE
     });
     table.apply(Event::Connected);
@@ -56,15 +54,12 @@ fn orphans_that_do_not_train_just_wait() {
     table.begin(1, 1);
     table.report(1, 1, Reported::Finished(v1::Finished::default()));
     table.apply(Event::Disconnected);
-    let id = table.id(1, 1);
-    for _ in 0..1000 {
-        let effects = table.later(PATIENCE.unresponsive / 3);
-        assert_eq!(
-            (told_to_save(&effects), told_to_leave(&effects)),
-            (vec![], vec![])
-        );
-        table.apply(Event::Reported(id, key(1, 1), Reported::Pong(v1::Pong {})));
-    }
+    let effects = table.later(PATIENCE.orphan_limit * 2);
+    assert_eq!(
+        (told_to_save(&effects), told_to_leave(&effects)),
+        (vec![], vec![])
+    );
+    assert_eq!(table.running().len(), 2);
 }
 
 #[test]

@@ -185,14 +185,15 @@ async fn a_second_signal_ends_what_does_not_listen() {
         abort_grace: HASTY.abort_grace,
         ..PATIENT
     };
-    let mut bench = Bench::of_worker(0, "sleep 600", patience).await;
+    let script = format!("{}; sleep 600", says(&attempt(1), ready()));
+    let mut bench = Bench::of_worker(0, &script, patience).await;
     let mut session = bench.session().await;
     session.command(&attempt(1), Command::Prepare(prepare()));
+    assert_eq!(session.said().await, (1, ready()));
     bench
         .stop
         .send("SIGTERM".into())
         .expect("the agent listens");
-    // The order came first: what is refused to a leaving agent is an exit, too.
     let (ended, told) = tokio::join!(bench.leave(), async {
         loop {
             if let Up::Rank(event) = session.next().await {

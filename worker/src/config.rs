@@ -1,5 +1,6 @@
 //! What an agent is told: a file, over it the environment (`DIPTYCH_*`), over it the command line.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use diptych_common::telemetry::LogFormat;
 use diptych_common::units::parse_duration;
 use serde::{Deserialize, Serialize};
 use tonic::transport::Endpoint;
+
+use crate::agent::core::Patience;
 
 /// Settings of an agent. Each may also stand in the file as the same word with `_`, and in the environment as
 /// `DIPTYCH_` and that word in capitals.
@@ -48,10 +51,23 @@ pub struct AgentArgs {
     #[arg(long, value_name = "DURATION")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort_grace: Option<String>,
-    /// How long trainers go on without a coordinator [default: 10m].
+    /// How long trainers go on without a coordinator before they save and wait for it [default: 10m].
     #[arg(long, value_name = "DURATION")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub orphan_limit: Option<String>,
+    /// How long a trainer may leave its agent without an answer before it is killed [default: 3s].
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unresponsive: Option<String>,
+    /// How long a worker that is told to stop stays for what it runs to be moved or saved; a second signal ends it at
+    /// once [default: 2m].
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace: Option<String>,
+    /// Where the agents of other workers reach this one [default: the data address, any free port].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_listen: Option<String>,
     /// `text` or `json` [default: text].
     #[arg(long, value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,10 +93,10 @@ pub struct AgentConfig {
     pub data_address: Option<String>,
     /// This worker's own directory.
     pub data_dir: PathBuf,
-    /// From abort to SIGKILL.
-    pub abort_grace: Duration,
-    /// How long trainers go on without a coordinator.
-    pub orphan_limit: Duration,
+    /// How long it waits for what.
+    pub patience: Patience,
+    /// Where it listens for other agents; `None` for any port of the data address.
+    pub peer_listen: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which of them there are.
@@ -88,7 +104,8 @@ pub struct AgentConfig {
 }
 
 const MOST_DEVICES: u32 = 1024;
-const KEYS: [&str; 10] = [
+const LEAST_UNRESPONSIVE: Duration = Duration::from_secs(1);
+const KEYS: [&str; 13] = [
     "coordinator",
     "id",
     "devices",
@@ -97,6 +114,9 @@ const KEYS: [&str; 10] = [
     "data_dir",
     "abort_grace",
     "orphan_limit",
+    "unresponsive",
+    "grace",
+    "peer_listen",
     "log_format",
     "log",
 ];
@@ -159,6 +179,25 @@ impl AgentConfig {
             text.map_or(Ok(default), |text| parse_duration(&text))
                 .context(name)
         };
+        let patience = Patience {
+            abort_grace: duration("abort_grace", args.abort_grace, Duration::from_millis(500))?,
+            orphan_limit: duration("orphan_limit", args.orphan_limit, Duration::from_secs(600))?,
+            unresponsive: duration("unresponsive", args.unresponsive, Duration::from_secs(3))?,
+            leave_grace: duration("grace", args.grace, Duration::from_secs(120))?,
+        };
+        ensure!(
+            patience.unresponsive >= LEAST_UNRESPONSIVE,
+            "unresponsive: {:?} is less than {LEAST_UNRESPONSIVE:?}: trainers are asked twice a second",
+            patience.unresponsive
+        );
+        let peer_listen = args
+            .peer_listen
+            .map(|text| {
+                text.parse().with_context(|| {
+                    format!("peer_listen: {text:?} is not an address and port such as 0.0.0.0:7655")
+                })
+            })
+            .transpose()?;
         let format = args.log_format.unwrap_or_else(|| "text".to_owned());
         Ok(Self {
             coordinator,
@@ -167,8 +206,8 @@ impl AgentConfig {
             threads,
             data_address: args.data_address,
             data_dir,
-            abort_grace: duration("abort_grace", args.abort_grace, Duration::from_millis(500))?,
-            orphan_limit: duration("orphan_limit", args.orphan_limit, Duration::from_secs(600))?,
+            patience,
+            peer_listen,
             log_format: format
                 .parse()
                 .map_err(anyhow::Error::msg)
@@ -258,8 +297,9 @@ mod tests {
         let config = AgentConfig::from_layers(flags, env).expect("valid");
         assert_eq!(config.id.expect("given").as_str(), "from-flag");
         assert_eq!(config.devices, 3);
-        assert_eq!(config.abort_grace, Duration::from_secs(1));
-        assert_eq!(config.orphan_limit, Duration::from_secs(600));
+        assert_eq!(config.patience.abort_grace, Duration::from_secs(1));
+        assert_eq!(config.patience.orphan_limit, Duration::from_secs(600));
+        assert_eq!(config.patience.leave_grace, Duration::from_secs(120));
     }
 
     #[test]
@@ -292,6 +332,27 @@ mod tests {
                     ..flags()
                 },
                 "orphan_limit",
+            ),
+            (
+                AgentArgs {
+                    unresponsive: Some("400ms".into()),
+                    ..flags()
+                },
+                "unresponsive",
+            ),
+            (
+                AgentArgs {
+                    grace: Some("a while".into()),
+                    ..flags()
+                },
+                "grace",
+            ),
+            (
+                AgentArgs {
+                    peer_listen: Some("7655".into()),
+                    ..flags()
+                },
+                "peer_listen",
             ),
             (
                 AgentArgs {

@@ -27,7 +27,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Register with a coordinator and run the ranks that it places here (also without a subcommand).
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Run one rank; started by the agent.
     #[command(hide = true)]
     Trainer(TrainerArgs),
@@ -47,8 +47,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command.unwrap_or(Command::Agent(arguments.agent)) {
-        Command::Agent(agent) => finish(agent::command(agent)),
+    match arguments
+        .command
+        .unwrap_or(Command::Agent(Box::new(arguments.agent)))
+    {
+        Command::Agent(agent) => finish(agent::command(*agent)),
         Command::Trainer(args) => trainer::process::run(args, phase::run),
         Command::Bench(what) => finish(bench::run(&what)),
         Command::Predict(args) => finish(infer::predict(&args)),

@@ -1,19 +1,23 @@
 //! `diptych-worker agent`: from settings to a running agent, and out again on SIGTERM or Ctrl-C.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context as _;
 use diptych_common::ids::WorkerId;
 use diptych_common::telemetry;
 use diptych_proto::v1;
+use futures::{Stream, stream};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{AgentArgs, AgentConfig};
 
-use super::core::Patience;
 use super::identity::{DataDir, address_towards, host_name, memory_per_slot, stable_id};
+use super::logs::LogBook;
+use super::peers::{Peers, Tcp};
 use super::service::{AgentOptions, run};
-use super::supervisor::Launch;
+use super::supervisor::{Launch, Supervisor};
 
 /// Runs an agent until it is told to leave.
 ///
@@ -30,40 +34,86 @@ pub fn command(args: AgentArgs) -> anyhow::Result<()> {
     };
     let work_dir = config.data_dir.join("work");
     clear(&work_dir).with_context(|| format!("clear {}", work_dir.display()))?;
-    let options = AgentOptions {
-        register: registration(&id, host, config.devices),
-        launch: Launch {
-            program: std::env::current_exe().context("find this program")?,
-            arguments: vec!["trainer".into()],
-            data_address: data_address(&config),
-            threads: config.threads,
-            work_dir,
-        },
-        logs: config.data_dir.join("logs"),
-        patience: Patience {
-            abort_grace: config.abort_grace,
-            orphan_limit: config.orphan_limit,
-        },
-        coordinator: config.coordinator,
+    let launch = Launch {
+        program: std::env::current_exe().context("find this program")?,
+        arguments: vec!["trainer".into()],
+        data_address: data_address(&config),
+        threads: config.threads,
+        work_dir,
     };
-    tracing::info!(%id, devices = config.devices, threads = config.threads, address = options.launch.data_address, "agent starts");
+    tracing::info!(%id, devices = config.devices, threads = config.threads, address = launch.data_address, "agent starts");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        );
-        let stop = async move {
-            tokio::select! {
-                _ = terminate.recv() => "the worker was told to stop (SIGTERM)".to_owned(),
-                _ = interrupt.recv() => "the worker was told to stop (Ctrl-C)".to_owned(),
-            }
+        let stops = signals()?;
+        let (listener, peer_endpoint) = listen(&config, &launch.data_address).await?;
+        let peers = Peers::new(id.clone(), Tcp);
+        peers.0.serve(listener);
+        let book = LogBook::new(config.data_dir.join("logs"));
+        let trainers = Supervisor::new(launch, book.clone()).context("start the supervisor")?;
+        let options = AgentOptions {
+            register: v1::Register {
+                peer_endpoint,
+                ..registration(&id, host, config.devices)
+            },
+            trainers,
+            peers,
+            book,
+            patience: config.patience,
+            coordinator: config.coordinator,
+            seed: rand::random(),
         };
-        run(options, stop).await.context("run the agent")
+        run(options, stops).await.context("run the agent")
     })
+}
+
+/// One reason to leave for each signal.
+fn signals() -> std::io::Result<impl Stream<Item = String>> {
+    let signals = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    Ok(stream::unfold(
+        signals,
+        |(mut terminate, mut interrupt)| async move {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "Ctrl-C",
+            };
+            let reason = format!("the worker was told to stop ({name})");
+            Some((reason, (terminate, interrupt)))
+        },
+    ))
+}
+
+/// Where other agents reach this one, and the socket behind it.
+async fn listen(config: &AgentConfig, data_address: &str) -> anyhow::Result<(TcpListener, String)> {
+    let listener = match config.peer_listen {
+        Some(address) => TcpListener::bind(address)
+            .await
+            .with_context(|| format!("peer_listen: cannot listen on {address}"))?,
+        // An address that is another machine's from here (a forwarded one) is not one to listen on.
+        None => match TcpListener::bind((data_address, 0)).await {
+            Ok(listener) => listener,
+            Err(_) => {
+                let any = [
+                    SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+                    SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+                ];
+                TcpListener::bind(any.as_slice())
+                    .await
+                    .context("listen for other agents")?
+            }
+        },
+    };
+    let port = listener.local_addr()?.port();
+    let endpoint = match data_address.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, port).to_string(),
+        Err(_) => format!("{data_address}:{port}"),
+    };
+    Ok((listener, endpoint))
 }
 
 fn registration(id: &WorkerId, host: String, devices: u32) -> v1::Register {
@@ -82,6 +132,7 @@ fn registration(id: &WorkerId, host: String, devices: u32) -> v1::Register {
         host,
         devices: (0..devices).map(device).collect(),
         running: Vec::new(),
+        peer_endpoint: String::new(),
     }
 }
 

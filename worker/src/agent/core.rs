@@ -1,45 +1,60 @@
 //! What the agent decides, as a function of its state, an event and the time.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use diptych_common::ids::{Attempt, JobId, Rank};
+use diptych_common::ids::{Attempt, JobId, Rank, WorkerId};
 use diptych_proto::v1;
 use diptych_proto::v1::rank_command::Command;
 use diptych_proto::v1::rank_event::Event as Reported;
+use tokio::time::Instant;
 
 use super::kept::Kept;
 
-/// One rank of one attempt: the fence of everything that concerns it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RankKey {
-    /// The job.
-    pub job: JobId,
-    /// The attempt.
-    pub attempt: Attempt,
-    /// The rank.
-    pub rank: Rank,
-}
+mod fence; // which rank of which attempt, and which process
+mod gang; // what agents of one attempt tell each other
+mod leave; // attempts that end, coordinators that stay away, agents that leave
+mod prepare; // a rank takes its device
+mod process; // one trainer: what it does, and what it said
+mod pulse; // whether it answers
+
+pub use fence::{AttemptKey, ProcessId, RankKey};
+
+use gang::Gang;
+use leave::Stay;
+use process::{Life, Process, Stage, Toward};
 
 /// How long the agent is patient.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// From the abort of a rank to its SIGKILL.
     pub abort_grace: Duration,
-    /// How long trainers go on without a coordinator.
+    /// How long trainers go on without a coordinator before they save and wait.
     pub orphan_limit: Duration,
+    /// How long a trainer may be silent that has spoken once.
+    pub unresponsive: Duration,
+    /// How long a leaving agent stays for what it runs.
+    pub leave_grace: Duration,
 }
 
 /// Everything that the agent knows about its ranks.
 #[derive(Debug)]
 pub struct AgentState {
+    me: WorkerId,
     patience: Patience,
-    devices: u32,
     link: Link,
-    stopping: bool,
-    ranks: BTreeMap<RankKey, Held>,
+    stay: Stay,
+    /// By device index.
+    seats: Vec<Seat>,
+    /// Ranks that are gone, whose last events may still have to be sent again.
+    ended: BTreeMap<RankKey, Ended>,
     /// The newest attempt of each job that is over: nothing up to it is started any more.
     over: BTreeMap<JobId, Attempt>,
+    /// Attempts that have begun here.
+    gangs: BTreeMap<AttemptKey, Gang>,
+    /// When the trainers are asked next whether they are there; `None` while none has ever spoken.
+    ping_due: Option<Instant>,
+    next_process: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,30 +63,45 @@ enum Link {
     Down { since: Instant },
 }
 
-#[derive(Debug)]
-struct Held {
-    device: u32,
-    kept: Kept,
-    life: Life,
+/// One device.
+#[derive(Debug, Default)]
+struct Seat {
+    process: Option<Process>,
+    /// Its device is still held by a process that is leaving.
+    waiting: Option<Waiting>,
 }
 
 #[derive(Debug)]
-enum Life {
-    /// Its device is still held by a rank that is leaving.
-    Waiting(Box<v1::Prepare>),
-    Running,
-    Leaving {
-        kill_at: Instant,
-    },
-    Killed,
-    /// Its events may still have to be sent again.
-    Ended {
-        at: Instant,
-    },
+struct Waiting {
+    key: RankKey,
+    prepare: Box<v1::Prepare>,
+    /// Its attempt was aborted meanwhile, to be kept: the process that it waits for takes it up only to hold it.
+    held_back: Option<String>,
+}
+
+#[derive(Debug)]
+struct Ended {
+    at: Instant,
+    kept: Kept,
+}
+
+/// The coordinator's end of an attempt on this worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AbortOrder {
+    /// The job.
+    pub job: JobId,
+    /// The attempt, and with it every earlier one.
+    pub attempt: Attempt,
+    /// Why.
+    pub reason: String,
+    /// Trainers keep their process and their state.
+    pub keep: bool,
+    /// Ranks of the attempt that end although the others are kept.
+    pub end: BTreeSet<Rank>,
 }
 
 /// What happened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[allow(
     clippy::large_enum_variant,
     reason = "a handful exist at a time, and each moves once or twice"
@@ -84,24 +114,41 @@ pub enum Event {
     /// The coordinator asks something of a rank.
     Command(RankKey, Command),
     /// The coordinator ends an attempt.
-    Abort {
-        /// The job.
-        job: JobId,
-        /// The attempt, and with it every earlier one.
-        attempt: Attempt,
+    Abort(AbortOrder),
+    /// A trainer reports, for the rank that it says it is.
+    Reported(ProcessId, RankKey, Reported),
+    /// A trainer's process has ended, and everything that it said has been read.
+    Exited(ProcessId, v1::Exited),
+    /// A trainer could not be started.
+    SpawnFailed(ProcessId, String),
+    /// The agent of another worker of the attempt says that a rank there has left its gang.
+    PeerGone {
+        /// The attempt.
+        attempt: AttemptKey,
+        /// The worker that says so.
+        worker: WorkerId,
+        /// The rank that left.
+        rank: Rank,
         /// Why.
         reason: String,
     },
-    /// A trainer reports.
-    Reported(RankKey, Reported),
-    /// A trainer's process has ended, and everything that it said has been read.
-    Exited(RankKey, v1::Exited),
-    /// A trainer could not be started.
-    SpawnFailed(RankKey, String),
+    /// The link to the agent of another worker of the attempt stands.
+    LinkUp(AttemptKey, WorkerId),
+    /// It was lost, for the given reason.
+    LinkLost(AttemptKey, WorkerId, String),
     /// Time has passed.
     Tick,
-    /// The agent is asked to leave.
+    /// The agent is asked to leave; a second time, to leave at once.
     Stop(String),
+}
+
+/// The other agents of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkOrder {
+    /// The attempt's secret.
+    pub secret: Vec<u8>,
+    /// host:port of each one's peer service.
+    pub peers: BTreeMap<WorkerId, String>,
 }
 
 /// What the agent does about it.
@@ -112,13 +159,23 @@ pub enum Event {
 )]
 pub enum Effect {
     /// Start a trainer and give it its assignment.
-    Spawn(RankKey, Box<v1::Prepare>),
-    /// Pass a command on to a trainer.
-    Tell(RankKey, Command),
+    Spawn(ProcessId, RankKey, Box<v1::Prepare>),
+    /// Pass a command on to a trainer, as the rank that it is or becomes by it.
+    Tell(ProcessId, RankKey, Command),
     /// SIGKILL, now.
-    Kill(RankKey),
-    /// Tell the coordinator.
+    Kill(ProcessId, RankKey),
+    /// Tell the coordinator of a rank.
     Up(RankKey, Reported),
+    /// Tell the coordinator that this agent leaves.
+    Leaving(v1::Leaving),
+    /// Tell the coordinator that two agents cannot reach each other.
+    LinkLost(v1::LinkLost),
+    /// Keep links to the other agents of an attempt.
+    Link(AttemptKey, LinkOrder),
+    /// Tell them that a rank here has left its gang.
+    Gone(AttemptKey, Rank, String),
+    /// The attempt is over here: let go of its links.
+    Unlink(AttemptKey),
     /// Something was refused: for the agent's log.
     Refused(RankKey, String),
 }
@@ -127,352 +184,222 @@ pub enum Effect {
 const REMEMBER_ENDED: Duration = Duration::from_secs(600);
 
 impl AgentState {
-    /// An agent with `devices` free devices and no coordinator yet.
-    pub fn new(patience: Patience, devices: u32, now: Instant) -> Self {
-        let link = Link::Down { since: now };
+    /// Worker `me` with `devices` free devices and no coordinator yet.
+    pub fn new(me: WorkerId, patience: Patience, devices: u32, now: Instant) -> Self {
         Self {
+            me,
             patience,
-            devices,
-            link,
-            stopping: false,
-            ranks: BTreeMap::new(),
+            link: Link::Down { since: now },
+            stay: Stay::Staying,
+            seats: (0..devices).map(|_| Seat::default()).collect(),
+            ended: BTreeMap::new(),
             over: BTreeMap::new(),
+            gangs: BTreeMap::new(),
+            ping_due: None,
+            next_process: 0,
         }
     }
 
-    /// The trainers that live, with their devices: what a registration lists.
-    pub fn running(&self) -> impl Iterator<Item = (&RankKey, u32)> {
-        self.ranks
-            .iter()
-            .filter(|(_, held)| held.life.has_process())
-            .map(|(key, held)| (key, held.device))
+    /// The trainers that live: what a registration lists.
+    pub fn running(&self) -> impl Iterator<Item = v1::RunningRank> {
+        (0..).zip(&self.seats).filter_map(|(device, seat)| {
+            seat.process.as_ref().map(|process| process.listed(device))
+        })
+    }
+
+    /// Whether any trainer lives.
+    pub fn is_idle(&self) -> bool {
+        self.processes().next().is_none()
     }
 
     /// When time alone will next change something.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let orphaned = match self.link {
-            Link::Down { since }
-                if self
-                    .ranks
-                    .values()
-                    .any(|held| matches!(held.life, Life::Running)) =>
-            {
-                Some(since + self.patience.orphan_limit)
-            }
-            Link::Down { .. } | Link::Up => None,
-        };
-        let of_rank = |held: &Held| match held.life {
-            Life::Leaving { kill_at } => Some(kill_at),
-            Life::Ended { at } => Some(at + REMEMBER_ENDED),
-            Life::Waiting(_) | Life::Running | Life::Killed => None,
-        };
-        self.ranks
-            .values()
-            .filter_map(of_rank)
-            .chain(orphaned)
+        let killed = self.processes().filter_map(|process| match process.life {
+            Life::Leaving { kill_at, .. } => Some(kill_at),
+            Life::Running(_) | Life::Held { .. } | Life::Killed => None,
+        });
+        let forgotten = self.ended.values().map(|ended| ended.at + REMEMBER_ENDED);
+        killed
+            .chain(forgotten)
+            .chain(self.next_pulse())
+            .chain(self.next_leave())
             .min()
     }
 
     /// Takes one event.
     pub fn apply(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.forgive_silence(now);
         match event {
-            Event::Connected => {
-                self.link = Link::Up;
-                for (key, held) in &self.ranks {
-                    effects.extend(
-                        held.kept
-                            .again()
-                            .map(|event| Effect::Up(key.clone(), event)),
-                    );
-                }
-            }
-            Event::Disconnected => {
-                if matches!(self.link, Link::Up) {
-                    self.link = Link::Down { since: now };
-                }
-            }
+            Event::Connected => self.connected(now, &mut effects),
+            Event::Disconnected => self.disconnected(now, &mut effects),
             Event::Command(key, Command::Prepare(prepare)) => {
-                self.prepare(key, Box::new(prepare), now, &mut effects)
+                self.prepare(key, Box::new(prepare), now, &mut effects);
             }
             Event::Command(key, Command::Abort(abort)) => {
-                self.end(&key.job, key.attempt, &abort.reason, now, &mut effects);
+                let order = AbortOrder {
+                    job: key.job,
+                    attempt: key.attempt,
+                    reason: abort.reason,
+                    keep: abort.keep,
+                    end: BTreeSet::new(),
+                };
+                self.abort(&order, now, &mut effects);
             }
             Event::Command(key, command) => self.pass_on(key, command, &mut effects),
-            Event::Abort {
-                job,
+            Event::Abort(order) => self.abort(&order, now, &mut effects),
+            Event::Reported(process, key, reported) => {
+                self.reported(process, &key, reported, now, &mut effects);
+            }
+            Event::Exited(process, exited) => self.exited(process, exited, now, &mut effects),
+            Event::SpawnFailed(process, problem) => {
+                self.spawn_failed(process, problem, now, &mut effects);
+            }
+            Event::PeerGone {
                 attempt,
+                worker,
+                rank,
                 reason,
-            } => self.end(&job, attempt, &reason, now, &mut effects),
-            Event::Reported(key, reported) => self.report(&key, reported, &mut effects),
-            Event::Exited(key, exited) => self.exited(&key, exited, now, &mut effects),
-            Event::SpawnFailed(key, problem) => {
-                let failed = v1::Failed {
-                    kind: v1::FailureKind::Internal.into(),
-                    message: problem.clone(),
-                    object: String::new(),
-                };
-                self.report(&key, Reported::Failed(failed), &mut effects);
-                let exited = v1::Exited {
-                    last_lines: vec![problem],
-                    ..v1::Exited::default()
-                };
-                self.exited(&key, exited, now, &mut effects);
+            } => {
+                let reason = format!("rank {rank} on worker {worker} has left: {reason}");
+                self.break_gang(&attempt, None, &reason, now, &mut effects);
             }
-            Event::Tick => self.tick(now, &mut effects),
-            Event::Stop(reason) => {
-                self.stopping = true;
-                self.leave_all(&reason, now, &mut effects);
+            Event::LinkUp(attempt, worker) => self.link_up(&attempt, &worker),
+            Event::LinkLost(attempt, worker, reason) => {
+                self.link_lost(&attempt, worker, &reason, now, &mut effects);
             }
+            Event::Tick => {}
+            Event::Stop(reason) => self.stop(reason, now, &mut effects),
         }
+        self.settle(now, &mut effects);
         effects
     }
 
-    fn prepare(
-        &mut self,
-        key: RankKey,
-        prepare: Box<v1::Prepare>,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.stopping {
-            return effects.push(Effect::Refused(key, "this agent is leaving".into()));
+    fn connected(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.link = Link::Up;
+        self.say_leaving(now, effects);
+        let ended = self.ended.iter().map(|(key, ended)| (key, &ended.kept));
+        let alive = self
+            .processes()
+            .map(|process| (&process.key, &process.kept));
+        for (key, kept) in ended.chain(alive) {
+            effects.extend(kept.again().map(|event| Effect::Up(key.clone(), event)));
         }
-        if self
-            .over
-            .get(&key.job)
-            .is_some_and(|over| key.attempt <= *over)
-        {
-            return effects.push(Effect::Refused(key, "the attempt is over".into()));
+        self.say_lost_links(effects);
+    }
+
+    fn disconnected(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if matches!(self.link, Link::Up) {
+            self.link = Link::Down { since: now };
         }
-        if self.ranks.contains_key(&key) {
-            // Sent again after a reconnect: what the rank has reported goes up again by itself.
-            return;
-        }
-        let newest = self
-            .ranks
-            .keys()
-            .filter(|held| held.job == key.job)
-            .map(|held| held.attempt)
-            .max();
-        if newest.is_some_and(|newest| newest > key.attempt) {
-            return effects.push(Effect::Refused(key, "a newer attempt runs here".into()));
-        }
-        if let Some(before) = key.attempt.get().checked_sub(1) {
-            let reason = format!("attempt {} has begun", key.attempt);
-            self.end(&key.job, Attempt::new(before), &reason, now, effects);
-        }
-        let device = prepare.device;
-        let refuse = |message: String| {
-            Reported::Failed(v1::Failed {
-                kind: v1::FailureKind::Internal.into(),
-                message,
-                object: String::new(),
-            })
-        };
-        if device >= self.devices {
-            let message = format!(
-                "device {device} does not exist: this worker has {}",
-                self.devices
-            );
-            return self.send(&key, refuse(message), effects);
-        }
-        let occupant = self
-            .ranks
-            .iter()
-            .find(|(_, held)| held.device == device && held.life.holds_device());
-        let life = match occupant {
-            None => {
-                effects.push(Effect::Spawn(key.clone(), prepare));
-                Life::Running
-            }
-            Some((_, held)) if held.life.has_process() && !matches!(held.life, Life::Running) => {
-                Life::Waiting(prepare)
-            }
-            Some((other, _)) => {
-                let message = format!(
-                    "device {device} is held by job {} attempt {}",
-                    other.job, other.attempt
-                );
-                return self.send(&key, refuse(message), effects);
-            }
-        };
-        self.ranks.insert(
-            key,
-            Held {
-                device,
-                kept: Kept::default(),
-                life,
-            },
-        );
+        self.leave_unreachable(now, effects);
     }
 
     fn pass_on(&mut self, key: RankKey, command: Command, effects: &mut Vec<Effect>) {
-        match self.ranks.get_mut(&key) {
-            Some(held) if matches!(held.life, Life::Running) => {
-                held.kept.commanded(&command);
-                effects.push(Effect::Tell(key, command));
-            }
-            Some(_) | None => effects.push(Effect::Refused(key, "no such rank runs here".into())),
+        if let Command::Begin(begin) = command {
+            return self.begin(key, begin, effects);
         }
-    }
-
-    fn report(&mut self, key: &RankKey, reported: Reported, effects: &mut Vec<Effect>) {
-        let Some(held) = self.ranks.get_mut(key) else {
-            return;
+        let Some(process) = self.process_of(&key) else {
+            return effects.push(Effect::Refused(key, "no such rank runs here".into()));
         };
-        match self.link {
-            Link::Up => held.kept.sent(&reported),
-            Link::Down { .. } => held.kept.missed(&reported),
-        }
-        self.send(key, reported, effects);
+        process.kept.commanded(&command);
+        let refusal = match (&process.life, &command) {
+            (_, Command::Ping(_)) => Some("only its agent asks a trainer whether it is there"),
+            (Life::Running(_), _)
+            | (Life::Held { .. }, Command::Committed(_) | Command::WriteManifest(_)) => None,
+            (Life::Held { .. }, _) => Some("it has left its gang"),
+            (Life::Leaving { .. } | Life::Killed, _) => Some("it is leaving"),
+        };
+        effects.push(match refusal {
+            None => Effect::Tell(process.id, key, command),
+            Some(reason) => Effect::Refused(key, reason.into()),
+        });
     }
 
-    fn exited(
+    /// What time alone brings about. Does nothing that is done already.
+    fn settle(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        for seat in &mut self.seats {
+            if let Some(process) = &mut seat.process
+                && let Life::Leaving { kill_at, .. } = process.life
+                && kill_at <= now
+            {
+                process.life = Life::Killed;
+                effects.push(Effect::Kill(process.id, process.key.clone()));
+            }
+        }
+        self.take_pulse(now, effects);
+        self.save_orphans(now, effects);
+        self.go_on_leaving(now, effects);
+        self.ended
+            .retain(|_, ended| now < ended.at + REMEMBER_ENDED);
+        self.unlink_ended(effects);
+    }
+
+    /// A rank for which there is no process has ended, or never began.
+    fn note_end(
         &mut self,
-        key: &RankKey,
+        key: RankKey,
+        mut kept: Kept,
         exited: v1::Exited,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        self.report(key, Reported::Exited(exited), effects);
-        let Some(held) = self.ranks.get_mut(key) else {
-            return;
+        let exited = Reported::Exited(exited);
+        self.send(&key, &mut kept, exited, effects);
+        self.ended.insert(key, Ended { at: now, kept });
+    }
+
+    fn never_started(
+        &mut self,
+        key: RankKey,
+        reason: &str,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let exited = v1::Exited {
+            last_lines: vec![format!("never started: {reason}")],
+            ..v1::Exited::default()
         };
-        held.life = Life::Ended { at: now };
-        let device = held.device;
-        let next = self
-            .ranks
+        self.note_end(key, Kept::default(), exited, now, effects);
+    }
+
+    /// Remembers an event and sends it where somebody listens.
+    fn send(&self, key: &RankKey, kept: &mut Kept, reported: Reported, effects: &mut Vec<Effect>) {
+        match self.link {
+            Link::Up => {
+                kept.sent(&reported);
+                effects.push(Effect::Up(key.clone(), reported));
+            }
+            Link::Down { .. } => kept.missed(&reported),
+        }
+    }
+
+    fn is_over(&self, key: &RankKey) -> bool {
+        let over = self.over.get(&key.job);
+        over.is_some_and(|over| key.attempt <= *over)
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.seats.iter().filter_map(|seat| seat.process.as_ref())
+    }
+
+    fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.seats
             .iter_mut()
-            .find_map(|(key, held)| match &mut held.life {
-                Life::Waiting(prepare) if held.device == device => {
-                    let prepare = std::mem::take(prepare);
-                    held.life = Life::Running;
-                    Some(Effect::Spawn(key.clone(), prepare))
-                }
-                _ => None,
-            });
-        effects.extend(next);
+            .filter_map(|seat| seat.process.as_mut())
     }
 
-    fn end(
-        &mut self,
-        job: &JobId,
-        attempt: Attempt,
-        reason: &str,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) {
-        let over = self.over.entry(job.clone()).or_insert(attempt);
-        *over = attempt.max(*over);
-        let affected = |key: &RankKey| key.job == *job && key.attempt <= attempt;
-        self.leave(affected, reason, now, effects);
+    fn process_of(&mut self, key: &RankKey) -> Option<&mut Process> {
+        self.processes_mut().find(|process| process.key == *key)
     }
 
-    fn leave_all(&mut self, reason: &str, now: Instant, effects: &mut Vec<Effect>) {
-        self.leave(|_| true, reason, now, effects);
-    }
-
-    fn leave(
-        &mut self,
-        affected: impl Fn(&RankKey) -> bool,
-        reason: &str,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) {
-        let mut never_started = Vec::new();
-        for (key, held) in self.ranks.iter_mut().filter(|(key, _)| affected(key)) {
-            match held.life {
-                Life::Running => {
-                    held.life = Life::Leaving {
-                        kill_at: now + self.patience.abort_grace,
-                    };
-                    let abort = v1::AbortRank {
-                        reason: reason.to_owned(),
-                    };
-                    effects.push(Effect::Tell(key.clone(), Command::Abort(abort)));
-                }
-                Life::Waiting(_) => {
-                    held.life = Life::Ended { at: now };
-                    never_started.push(key.clone());
-                }
-                Life::Leaving { .. } | Life::Killed | Life::Ended { .. } => {}
-            }
-        }
-        for key in never_started {
-            let exited = v1::Exited {
-                last_lines: vec![format!("never started: {reason}")],
-                ..v1::Exited::default()
-            };
-            self.report(&key, Reported::Exited(exited), effects);
-        }
-    }
-
-    fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        if let Link::Down { since } = self.link
-            && now >= since + self.patience.orphan_limit
-        {
-            self.leave_all("no coordinator within the orphan limit", now, effects);
-        }
-        self.ranks.retain(|key, held| match held.life {
-            Life::Leaving { kill_at } if kill_at <= now => {
-                held.life = Life::Killed;
-                effects.push(Effect::Kill(key.clone()));
-                true
-            }
-            Life::Ended { at } => now < at + REMEMBER_ENDED,
-            _ => true,
-        });
-    }
-
-    fn send(&self, key: &RankKey, reported: Reported, effects: &mut Vec<Effect>) {
-        if matches!(self.link, Link::Up) {
-            effects.push(Effect::Up(key.clone(), reported));
-        }
-    }
-}
-
-impl Life {
-    fn has_process(&self) -> bool {
-        matches!(self, Self::Running | Self::Leaving { .. } | Self::Killed)
-    }
-
-    fn holds_device(&self) -> bool {
-        !matches!(self, Self::Ended { .. })
-    }
-}
-
-impl RankKey {
-    /// The protocol's message for an event of this rank.
-    pub fn event(&self, event: Reported) -> v1::RankEvent {
-        let (job, attempt, rank) = (self.job.to_string(), self.attempt.get(), self.rank.get());
-        v1::RankEvent {
-            job,
-            attempt,
-            rank,
-            event: Some(event),
-        }
-    }
-
-    /// The protocol's message for a command to this rank.
-    pub fn command(&self, command: Command) -> v1::RankCommand {
-        let (job, attempt, rank) = (self.job.to_string(), self.attempt.get(), self.rank.get());
-        v1::RankCommand {
-            job,
-            attempt,
-            rank,
-            command: Some(command),
-        }
-    }
-}
-
-impl std::fmt::Display for RankKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} attempt {} rank {}",
-            self.job, self.attempt, self.rank
-        )
+    fn seat_of(&self, id: ProcessId) -> Option<usize> {
+        let sits = |seat: &Seat| {
+            seat.process
+                .as_ref()
+                .is_some_and(|process| process.id == id)
+        };
+        self.seats.iter().position(sits)
     }
 }
 

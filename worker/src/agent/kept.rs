@@ -12,11 +12,15 @@ use diptych_proto::v1::rank_event::Event;
 pub struct Kept {
     ready: Option<v1::Ready>,
     progress: Option<v1::Progress>,
+    /// Its measurements have not been on any stream.
+    unsent: bool,
     activity: Option<v1::Activity>,
     /// By step, until the save is committed.
     parts: BTreeMap<u64, v1::PartSaved>,
     /// By step, until the save is committed.
     manifests: BTreeMap<u64, v1::ManifestWritten>,
+    /// It stands where it says, and says nothing more until it is prepared again.
+    held: Option<v1::Held>,
     /// Finished, failed, exited: at most one each, in the order in which they came.
     end: Vec<Event>,
 }
@@ -28,7 +32,10 @@ impl Kept {
     /// Remembers an event that went onto the stream. Only the newest progress counts.
     pub fn sent(&mut self, event: &Event) {
         match event {
-            Event::Progress(progress) => self.progress = Some(progress.clone()),
+            Event::Progress(progress) => {
+                self.progress = Some(progress.clone());
+                self.unsent = false;
+            }
             other => self.keep(other),
         }
     }
@@ -49,6 +56,7 @@ impl Kept {
                     metrics,
                     ..newer.clone()
                 });
+                self.unsent = true;
             }
             other => self.keep(other),
         }
@@ -72,11 +80,13 @@ impl Kept {
         let activity = self.activity.iter().cloned().map(Event::Activity);
         let parts = self.parts.values().cloned().map(Event::PartSaved);
         let manifests = self.manifests.values().cloned().map(Event::ManifestWritten);
+        let held = self.held.iter().cloned().map(Event::Held);
         ready
             .chain(progress)
             .chain(activity)
             .chain(parts)
             .chain(manifests)
+            .chain(held)
             .chain(self.end.iter().cloned())
     }
 
@@ -94,6 +104,7 @@ impl Kept {
                     .map_or(0, |checkpoint| checkpoint.step);
                 self.manifests.insert(step, written.clone());
             }
+            Event::Held(held) => self.hold(held),
             Event::Finished(_) | Event::Failed(_) | Event::Exited(_) => {
                 let same =
                     |held: &Event| std::mem::discriminant(held) == std::mem::discriminant(event);
@@ -101,7 +112,16 @@ impl Kept {
                     self.end.push(event.clone());
                 }
             }
-            Event::Progress(_) | Event::Notice(_) => {}
+            Event::Progress(_) | Event::Notice(_) | Event::Pong(_) => {}
         }
+    }
+
+    /// Where it stands replaces how it came there, but no measurement is lost by that.
+    fn hold(&mut self, held: &v1::Held) {
+        (self.ready, self.activity) = (None, None);
+        if !self.unsent {
+            self.progress = None;
+        }
+        self.held = Some(held.clone());
     }
 }

@@ -48,14 +48,36 @@ pub fn find(root: &Path) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
+/// What the coordinator has of a file.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// Its lines.
+    pub lines: u64,
+    /// Their length in the file.
+    pub bytes: u64,
+}
+
+/// Notes that more will come after what the coordinator has; nothing where it has nothing.
+///
+/// # Errors
+/// As the file system answers.
+pub fn take_back(path: &Path) -> io::Result<Sent> {
+    match std::fs::rename(sent_path(path), path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Sent::default()),
+        other => other?,
+    }
+    Ok(Sent {
+        lines: count_lines(path)?,
+        bytes: path.metadata()?.len(),
+    })
+}
+
 /// Notes that the coordinator has all of a file, or wants none of it.
 ///
 /// # Errors
 /// As the file system answers.
 pub fn mark_sent(path: &Path) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".sent");
-    std::fs::rename(path, name)
+    std::fs::rename(path, sent_path(path))
 }
 
 /// Removes a file, and its folders once they are empty.
@@ -100,6 +122,12 @@ pub fn count_lines(path: &Path) -> io::Result<u64> {
         lines += 1;
     }
     Ok(lines)
+}
+
+fn sent_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".sent");
+    name.into()
 }
 
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {

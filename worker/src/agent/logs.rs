@@ -9,8 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use diptych_proto::v1;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::sync::mpsc;
 
 use super::core::RankKey;
 use super::log_files;
@@ -39,7 +37,8 @@ struct Tail {
     /// Lines that the coordinator has on its disk, and where the next one starts.
     received: u64,
     offset: u64,
-    closed: bool,
+    /// Processes that may still write.
+    writers: u32,
 }
 
 /// Lines to upload, and where the file stands after them.
@@ -52,8 +51,6 @@ pub struct Batch {
     offset: u64,
 }
 
-/// The longest line that is kept whole; longer ones are cut into pieces.
-const LONGEST_LINE: usize = 16 << 10;
 /// How long a log stays on this disk once the coordinator has it.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes of one rank in one upload.
@@ -87,7 +84,7 @@ impl LogBook {
                         written,
                         received: 0,
                         offset: 0,
-                        closed: true,
+                        writers: 0,
                     };
                     lock(&self.open).insert(file.key, Arc::new(Mutex::new(tail)));
                 }),
@@ -98,7 +95,7 @@ impl LogBook {
         }
     }
 
-    /// Starts the log of a rank.
+    /// Starts the log of a rank, or goes on with it where another process has begun it.
     ///
     /// # Errors
     /// When the file cannot be made.
@@ -107,20 +104,26 @@ impl LogBook {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .open(&path)?;
-        let tail = Arc::new(Mutex::new(Tail {
-            path,
-            phase,
-            written: 0,
-            received: 0,
-            offset: 0,
-            closed: false,
-        }));
-        lock(&self.open).insert(key.clone(), Arc::clone(&tail));
+        let mut open = lock(&self.open);
+        let begun = open.get(key).map(Arc::clone);
+        let tail = match begun {
+            Some(tail) => tail,
+            None => {
+                let sent = log_files::take_back(&path)?;
+                let tail = Tail {
+                    path: path.clone(),
+                    phase,
+                    written: sent.lines,
+                    received: sent.lines,
+                    offset: sent.bytes,
+                    writers: 0,
+                };
+                Arc::new(Mutex::new(tail))
+            }
+        };
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        lock(&tail).writers += 1;
+        open.insert(key.clone(), Arc::clone(&tail));
         Ok(RankLog {
             file: Mutex::new(BufWriter::new(file)),
             tail,
@@ -201,10 +204,8 @@ impl RankLog {
     /// Adds one line. A full disk loses lines, not the trainer.
     pub fn append(&self, line: &str) {
         let mut file = lock(&self.file);
-        if let Err(error) = file
-            .write_all(line.as_bytes())
-            .and_then(|()| file.write_all(b"\n"))
-        {
+        // In one piece: two processes may write the same log, the former one to its end.
+        if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
             tracing::warn!(%error, path = %lock(&self.tail).path.display(), "line lost");
             return;
         }
@@ -218,11 +219,13 @@ impl RankLog {
             tracing::warn!(%error, path = %lock(&self.tail).path.display(), "log not flushed");
         }
     }
+}
 
-    /// No more lines will come.
-    pub fn close(&self) {
+impl Drop for RankLog {
+    /// No more lines will come from here.
+    fn drop(&mut self) {
         self.flush();
-        lock(&self.tail).closed = true;
+        lock(&self.tail).writers -= 1;
     }
 }
 
@@ -256,81 +259,11 @@ impl Tail {
     }
 
     fn is_done(&self) -> bool {
-        self.closed && !self.is_late()
+        self.writers == 0 && !self.is_late()
     }
 
     fn is_late(&self) -> bool {
         self.received < self.written
-    }
-}
-
-/// Copies a pipe's lines until it closes.
-pub async fn copy_lines(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<String>) {
-    let mut cutter = Cutter::default();
-    let mut buffer = vec![0; 8 << 10];
-    loop {
-        // A broken pipe ends the output as a closed one does.
-        let count = from.read(&mut buffer).await.unwrap_or(0);
-        let lines = if count == 0 {
-            cutter.finish()
-        } else {
-            cutter.push(&buffer[..count])
-        };
-        for line in lines {
-            if to.send(line).await.is_err() {
-                return;
-            }
-        }
-        if count == 0 {
-            return;
-        }
-    }
-}
-
-/// Bytes to lines: at newlines, and at [`LONGEST_LINE`] where none comes.
-#[derive(Debug, Default)]
-struct Cutter {
-    rest: Vec<u8>,
-}
-
-impl Cutter {
-    fn push(&mut self, bytes: &[u8]) -> Vec<String> {
-        let mut lines = Vec::new();
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            match piece.strip_suffix(b"\n") {
-                Some(end) => {
-                    self.rest.extend_from_slice(end);
-                    lines.extend(self.cut_long());
-                    lines.push(self.take());
-                }
-                None => self.rest.extend_from_slice(piece),
-            }
-        }
-        lines.extend(self.cut_long());
-        lines
-    }
-
-    fn finish(&mut self) -> Vec<String> {
-        if self.rest.is_empty() {
-            Vec::new()
-        } else {
-            vec![self.take()]
-        }
-    }
-
-    fn cut_long(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        while self.rest.len() > LONGEST_LINE {
-            let tail = self.rest.split_off(LONGEST_LINE);
-            lines.push(self.take());
-            self.rest = tail;
-        }
-        lines
-    }
-
-    fn take(&mut self) -> String {
-        let line = std::mem::take(&mut self.rest);
-        String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(&line)).into_owned()
     }
 }
 
@@ -354,35 +287,6 @@ mod tests {
     }
 
     #[test]
-    fn output_is_cut_at_newlines_wherever_the_reads_fall() {
-        let text = b"one\ntwo\r\n\nlast \xff";
-        for step in 1..text.len() {
-            let mut cutter = Cutter::default();
-            let mut lines: Vec<String> = text
-                .chunks(step)
-                .flat_map(|piece| cutter.push(piece))
-                .collect();
-            lines.extend(cutter.finish());
-            assert_eq!(
-                lines,
-                ["one", "two", "", "last \u{fffd}"],
-                "reads of {step}"
-            );
-        }
-    }
-
-    #[test]
-    fn endless_lines_are_cut_into_pieces() {
-        let mut cutter = Cutter::default();
-        let mut lines = cutter.push(&vec![b'x'; 2 * LONGEST_LINE + 5]);
-        lines.extend(cutter.push(b"y\n"));
-        assert_eq!(
-            lines.iter().map(String::len).collect::<Vec<_>>(),
-            [LONGEST_LINE, LONGEST_LINE, 6]
-        );
-    }
-
-    #[test]
     fn uploads_go_on_from_the_last_receipt() {
         let dir = tempfile::tempdir().expect("a directory");
         let book = LogBook::new(dir.path().to_owned());
@@ -399,7 +303,7 @@ mod tests {
         book.received(&first, 2);
         assert!(book.batches().is_empty());
         log.append("c");
-        log.close();
+        drop(log);
         let second = book.batches().pop().expect("one line");
         assert_eq!(
             (second.chunk.first_line, second.chunk.lines.as_slice()),
@@ -415,6 +319,30 @@ mod tests {
         assert_eq!(book.late(), [key()]);
         book.received(&again, 3);
         assert!(book.batches().is_empty() && book.late().is_empty());
+    }
+
+    #[test]
+    fn a_log_that_another_process_began_goes_on_with_its_numbers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let book = LogBook::new(dir.path().to_owned());
+        let first = book.open(&key(), 1).expect("made");
+        let second = book.open(&key(), 1).expect("open");
+        first.append("a");
+        drop(first);
+        second.append("b");
+        drop(second);
+        let both = book.batches().pop().expect("two lines");
+        assert_eq!(both.chunk.lines, ["a", "b"]);
+        book.received(&both, 2);
+        assert!(book.batches().is_empty());
+        let third = book.open(&key(), 1).expect("taken back");
+        third.append("c");
+        drop(third);
+        let last = book.batches().pop().expect("one line");
+        assert_eq!(
+            (last.chunk.first_line, last.chunk.lines.as_slice()),
+            (2, ["c".into()].as_slice())
+        );
     }
 
     #[test]

@@ -1,38 +1,43 @@
 //! The agent at work: one task that owns the state, feeds it every event and carries out what it decides.
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diptych_common::clock;
-use diptych_common::ids::{Attempt, JobId, NameError, Rank};
+use diptych_common::ids::{Attempt, JobId, NameError, Rank, WorkerId};
 use diptych_proto::v1;
 use diptych_proto::v1::agent_message::Message as Up;
 use diptych_proto::v1::coordinator_message::Message as Down;
+use futures::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tonic::transport::Endpoint;
+use tokio::time::Instant;
 
-use super::core::{AgentState, Effect, Event, Patience, RankKey};
+use super::core::{AbortOrder, AgentState, Effect, Event, Patience, RankKey};
 use super::logs::LogBook;
-use super::session::{self, SessionEvent, Uplink};
-use super::supervisor::{Launch, Supervisor, TrainerEvent};
+use super::output::until;
+use super::peers::{Dial, PeerEvent, Peers};
+use super::session::{self, Connector, SessionEvent, Uplink};
+use super::trainers::{TrainerEvent, Trainers};
 use super::{recheck, upload};
 
 /// An agent before it runs.
 #[derive(Debug)]
-pub struct AgentOptions {
-    /// The coordinator.
-    pub coordinator: Endpoint,
+pub struct AgentOptions<C, T, D> {
+    /// The way to the coordinator.
+    pub coordinator: C,
     /// Who this is, and its devices; `running` is filled in at each registration.
     pub register: v1::Register,
-    /// How trainers are started.
-    pub launch: Launch,
-    /// Where their logs go.
-    pub logs: PathBuf,
+    /// Who runs its trainers, and what they do.
+    pub trainers: (T, mpsc::Receiver<TrainerEvent>),
+    /// The links to other agents, and what happens on them.
+    pub peers: (Peers<D>, mpsc::Receiver<PeerEvent>),
+    /// The trainers' logs.
+    pub book: LogBook,
     /// How long it is patient.
     pub patience: Patience,
+    /// Spreads its pauses from those of other agents.
+    pub seed: u64,
 }
 
 /// Why an agent cannot go on.
@@ -41,18 +46,19 @@ pub enum AgentError {
     /// The coordinator will refuse the same registration again.
     #[error("the coordinator refuses this worker: {0}")]
     Refused(String),
-    /// The machine has no thread or directory left.
-    #[error("cannot start trainers: {0}")]
-    Spawner(#[from] std::io::Error),
+    /// It has no valid name.
+    #[error("cannot register: {0}")]
+    Name(#[from] NameError),
     /// A part of the agent ended, which only a bug can cause.
     #[error("the agent's {0} ended by itself; please report this")]
     Part(&'static str),
 }
 
-struct Agent {
+struct Agent<T, D> {
     state: AgentState,
     register: watch::Sender<v1::Register>,
-    supervisor: Supervisor,
+    trainers: T,
+    peers: Peers<D>,
     book: LogBook,
     uplink: Option<Uplink>,
     client: watch::Sender<
@@ -76,72 +82,76 @@ const FAREWELL: Duration = Duration::from_millis(100);
 /// The last log lines may take this long to reach the coordinator.
 const LAST_UPLOAD: Duration = Duration::from_secs(2);
 
-/// Runs an agent until `stop` gives a reason to leave.
+/// Runs an agent until `stops` gives a reason to leave.
 ///
-/// On `stop` it tells the coordinator, aborts its trainers, and returns when they have ended.
+/// It then tells the coordinator, follows its commands for as long as the grace lasts, and returns when its trainers
+/// have ended. A second reason makes it end them at once.
 ///
 /// # Errors
-/// When the coordinator will never take this agent, or the machine cannot start trainers.
-pub async fn run(
-    options: AgentOptions,
-    stop: impl Future<Output = String>,
+/// When the coordinator will never take this agent.
+pub async fn run<C: Connector, T: Trainers, D: Dial>(
+    options: AgentOptions<C, T, D>,
+    stops: impl Stream<Item = String>,
 ) -> Result<(), AgentError> {
     let AgentOptions {
         coordinator,
         register,
-        launch,
-        logs,
+        trainers: (trainers, mut reports),
+        peers: (peers, mut links),
+        book,
         patience,
+        seed,
     } = options;
     let devices = u32::try_from(register.devices.len()).unwrap_or(u32::MAX);
-    let (supervisor, mut trainers) = Supervisor::new(launch)?;
-    let book = LogBook::new(logs);
+    let me = register.worker_id.parse::<WorkerId>()?;
     book.recover(clock::now());
     let (register, registration) = watch::channel(register);
     let (client, clients) = watch::channel(None);
     let (session_events, mut sessions) = mpsc::channel(256);
     let mut parts = JoinSet::new();
-    parts.spawn(session::keep(coordinator, registration, session_events));
+    parts.spawn(session::keep(
+        coordinator,
+        registration,
+        session_events,
+        seed,
+    ));
     parts.spawn(upload::upload(book.clone(), clients));
-    let state = AgentState::new(patience, devices, Instant::now());
     let mut agent = Agent {
-        state,
+        state: AgentState::new(me, patience, devices, Instant::now()),
         register,
-        supervisor,
+        trainers,
+        peers,
         book,
         uplink: None,
         client,
         checks: Checks::default(),
     };
 
-    let mut stop = std::pin::pin!(stop);
-    let mut stopping: Option<tokio::time::Instant> = None;
-    loop {
-        let deadline = agent
+    let mut stops = std::pin::pin!(stops.fuse());
+    while !agent.state.may_leave() {
+        let last = agent
             .state
-            .next_deadline()
-            .map(tokio::time::Instant::from_std);
+            .leaves_at()
+            .map(|at| at + patience.abort_grace + STOP_MARGIN);
+        let deadline = agent.state.next_deadline();
+        // What trainers have said is taken before their silence is judged.
         tokio::select! {
+            biased;
+            event = reports.recv() => agent.on_trainer(event.ok_or(AgentError::Part("supervisor"))?).await,
+            event = links.recv() => agent.on_link(event.ok_or(AgentError::Part("peer links"))?).await,
             event = sessions.recv() => agent.on_session(event.ok_or(AgentError::Part("session"))?).await?,
-            event = trainers.recv() => agent.on_trainer(event.ok_or(AgentError::Part("supervisor"))?).await,
             Some(report) = agent.checks.tasks.join_next() => agent.on_report(report),
-            reason = &mut stop, if stopping.is_none() => {
-                stopping = Some(tokio::time::Instant::now() + patience.abort_grace + STOP_MARGIN);
+            Some(reason) = stops.next() => {
                 tracing::info!(%reason, "leaving");
-                if let Some(uplink) = &agent.uplink {
-                    uplink.send(Up::Leaving(v1::Leaving { reason: reason.clone() }));
-                }
                 agent.take(Event::Stop(reason)).await;
             }
             () = until(deadline) => agent.take(Event::Tick).await,
-            () = until(stopping) => break,
-        }
-        if stopping.is_some() && agent.state.running().next().is_none() {
-            break;
+            () = until(last) => break,
         }
     }
-    for (key, _) in agent.state.running() {
-        tracing::warn!(%key, "trainer still there; killed by the end of its agent");
+    for left in agent.state.running() {
+        let (job, attempt, rank) = (left.job, left.attempt, left.rank);
+        tracing::warn!(%job, attempt, rank, "trainer still there; killed by the end of its agent");
     }
     agent.upload_rest().await;
     // The stream has no receipt for the farewell; this is the time that it takes to leave the socket.
@@ -149,42 +159,59 @@ pub async fn run(
     Ok(())
 }
 
-impl Agent {
+impl<T: Trainers, D: Dial> Agent<T, D> {
     async fn take(&mut self, event: Event) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             for effect in self.state.apply(event, Instant::now()) {
-                match effect {
-                    Effect::Spawn(key, prepare) => {
-                        tracing::info!(%key, device = prepare.device, "starting trainer");
-                        if let Err(error) = self
-                            .supervisor
-                            .start(key.clone(), *prepare, &self.book)
-                            .await
-                        {
-                            let problem = format!("cannot start a trainer: {error}");
-                            tracing::error!(%key, problem);
-                            events.push(Event::SpawnFailed(key, problem));
-                        }
-                    }
-                    Effect::Tell(key, command) => self.supervisor.tell(&key, command),
-                    Effect::Kill(key) => {
-                        tracing::warn!(%key, "did not leave in time: SIGKILL");
-                        self.supervisor.kill(&key);
-                    }
-                    Effect::Up(key, event) => {
-                        if let Some(uplink) = &self.uplink {
-                            uplink.send(Up::Rank(key.event(event)));
-                        }
-                    }
-                    Effect::Refused(key, reason) => {
-                        tracing::info!(%key, reason, "command not followed")
-                    }
-                }
+                events.extend(self.carry_out(effect).await);
             }
         }
+        let running = self.state.running().collect();
         self.register
-            .send_modify(|register| register.running = running(&self.state));
+            .send_modify(|register| register.running = running);
+    }
+
+    /// Does what was decided; what comes of it at once is an event again.
+    async fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Spawn(id, key, prepare) => {
+                tracing::info!(%key, device = prepare.device, "starting trainer");
+                if let Err(error) = self.trainers.start(id, key.clone(), *prepare).await {
+                    let problem = format!("cannot start a trainer: {error}");
+                    tracing::error!(%key, problem);
+                    return Some(Event::SpawnFailed(id, problem));
+                }
+            }
+            Effect::Tell(id, key, command) => self.trainers.tell(id, key, command),
+            Effect::Kill(id, key) => {
+                tracing::warn!(%key, "did not leave or answer in time: SIGKILL");
+                self.trainers.kill(id);
+            }
+            Effect::Up(key, event) => self.send(Up::Rank(key.event(event))),
+            Effect::Leaving(leaving) => self.send(Up::Leaving(leaving)),
+            Effect::LinkLost(lost) => {
+                tracing::warn!(
+                    job = lost.job,
+                    attempt = lost.attempt,
+                    worker = lost.worker,
+                    reason = lost.reason,
+                    "link to another agent lost"
+                );
+                self.send(Up::LinkLost(lost));
+            }
+            Effect::Link(attempt, order) => self.peers.link(&attempt, order),
+            Effect::Gone(attempt, rank, reason) => self.peers.gone(&attempt, rank, reason),
+            Effect::Unlink(attempt) => self.peers.unlink(&attempt),
+            Effect::Refused(key, reason) => tracing::info!(%key, reason, "command not followed"),
+        }
+        None
+    }
+
+    fn send(&self, message: Up) {
+        if let Some(uplink) = &self.uplink {
+            uplink.send(message);
+        }
     }
 
     async fn on_session(&mut self, event: SessionEvent) -> Result<(), AgentError> {
@@ -204,7 +231,7 @@ impl Agent {
             }
             SessionEvent::Refused(reason) => return Err(AgentError::Refused(reason)),
             SessionEvent::Asked(Down::Rank(command)) => match (
-                fence(&command.job, command.attempt, command.rank),
+                RankKey::parse(&command.job, command.attempt, command.rank),
                 command.command,
             ) {
                 (Ok(key), Some(asked)) => self.take(Event::Command(key, asked)).await,
@@ -213,14 +240,15 @@ impl Agent {
             },
             SessionEvent::Asked(Down::Abort(abort)) => match abort.job.parse::<JobId>() {
                 Ok(job) => {
-                    tracing::info!(%job, attempt = abort.attempt, reason = abort.reason, "attempt aborted");
-                    let attempt = Attempt::new(abort.attempt);
-                    self.take(Event::Abort {
+                    tracing::info!(%job, attempt = abort.attempt, reason = abort.reason, keep = abort.keep, "attempt aborted");
+                    let order = AbortOrder {
                         job,
-                        attempt,
+                        attempt: Attempt::new(abort.attempt),
                         reason: abort.reason,
-                    })
-                    .await;
+                        keep: abort.keep,
+                        end: abort.end.into_iter().map(Rank::new).collect(),
+                    };
+                    self.take(Event::Abort(order)).await;
                 }
                 Err(error) => tracing::warn!(%error, "abort dropped"),
             },
@@ -234,13 +262,34 @@ impl Agent {
 
     async fn on_trainer(&mut self, event: TrainerEvent) {
         match event {
-            TrainerEvent::Reported(key, event) => self.take(Event::Reported(key, event)).await,
-            TrainerEvent::Exited(key, exited) => {
-                tracing::info!(%key, code = exited.code, signal = exited.signal, "trainer ended");
-                self.supervisor.forget(&key);
-                self.take(Event::Exited(key, exited)).await;
+            TrainerEvent::Reported(id, key, event) => {
+                self.take(Event::Reported(id, key, event)).await;
+            }
+            TrainerEvent::Exited(id, exited) => {
+                tracing::info!(%id, code = exited.code, signal = exited.signal, "trainer ended");
+                self.trainers.forget(id);
+                self.take(Event::Exited(id, exited)).await;
             }
         }
+    }
+
+    async fn on_link(&mut self, event: PeerEvent) {
+        let event = match event {
+            PeerEvent::Up(attempt, worker) => Event::LinkUp(attempt, worker),
+            PeerEvent::Lost(attempt, worker, reason) => Event::LinkLost(attempt, worker, reason),
+            PeerEvent::Gone {
+                attempt,
+                worker,
+                rank,
+                reason,
+            } => Event::PeerGone {
+                attempt,
+                worker,
+                rank,
+                reason,
+            },
+        };
+        self.take(event).await;
     }
 
     fn on_report(&mut self, report: Result<v1::VerifyReport, tokio::task::JoinError>) {
@@ -283,31 +332,6 @@ fn digest(checkpoint: Option<&v1::CheckpointRef>) -> String {
     checkpoint
         .map(|checkpoint| checkpoint.digest.clone())
         .unwrap_or_default()
-}
-
-fn fence(job: &str, attempt: u64, rank: u32) -> Result<RankKey, NameError> {
-    Ok(RankKey {
-        job: job.parse()?,
-        attempt: Attempt::new(attempt),
-        rank: Rank::new(rank),
-    })
-}
-
-fn running(state: &AgentState) -> Vec<v1::RunningRank> {
-    let listed = |(key, device): (&RankKey, u32)| v1::RunningRank {
-        job: key.job.to_string(),
-        attempt: key.attempt.get(),
-        rank: key.rank.get(),
-        device,
-    };
-    state.running().map(listed).collect()
-}
-
-async fn until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,43 @@
 //! The stream to the coordinator: registered, kept alive by heartbeats, and opened again whenever it breaks.
 
+use std::future::Future;
 use std::time::Duration;
 
 use diptych_proto::v1::agent_message::Message as Up;
 use diptych_proto::v1::agent_service_client::AgentServiceClient;
 use diptych_proto::v1::coordinator_message::Message as Down;
 use diptych_proto::{MAX_ANSWER, v1};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
+
+/// Whatever leads to the coordinator.
+pub trait Connector: Send + Sync + 'static {
+    /// A channel to it, made anew.
+    fn connect(&self) -> impl Future<Output = Result<Channel, tonic::transport::Error>> + Send;
+
+    /// What people are told that it is.
+    fn name(&self) -> String;
+}
+
+impl Connector for Endpoint {
+    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        self.clone()
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_LIMIT)
+            .keep_alive_while_idle(true)
+            .connect()
+            .await
+    }
+
+    fn name(&self) -> String {
+        self.uri().to_string()
+    }
+}
 
 /// The agent's way up while a session lasts.
 #[derive(Debug, Clone)]
@@ -72,22 +101,18 @@ impl Uplink {
 }
 
 /// Keeps a session open for as long as the agent listens, however long the coordinator is away. Each registration is
-/// what `register` holds at that time.
+/// what `register` holds at that time; `seed` spreads the pauses of many agents.
 pub async fn keep(
-    endpoint: Endpoint,
+    coordinator: impl Connector,
     register: watch::Receiver<v1::Register>,
     events: mpsc::Sender<SessionEvent>,
+    seed: u64,
 ) {
-    let endpoint = endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_LIMIT)
-        .keep_alive_while_idle(true);
+    let mut random = StdRng::seed_from_u64(seed);
     let mut failures = 0;
     loop {
         let mut welcomed = false;
-        let end = session(&endpoint, &register, &events, &mut welcomed).await;
+        let end = session(&coordinator, &register, &events, &mut welcomed).await;
         let lost = match &end {
             SessionEnd::AgentGone => return,
             SessionEnd::Refused {
@@ -99,37 +124,37 @@ pub async fn keep(
         failures = if welcomed { 0 } else { failures + 1 };
         // The first failure matters to people, the hundredth does not.
         if failures <= 1 {
-            tracing::warn!(coordinator = %endpoint.uri(), reason = %end, "no session; trying again");
+            tracing::warn!(coordinator = coordinator.name(), reason = %end, "no session; trying again");
         } else {
-            tracing::debug!(coordinator = %endpoint.uri(), reason = %end, failures, "no session; trying again");
+            tracing::debug!(coordinator = coordinator.name(), reason = %end, failures, "no session; trying again");
         }
         if events.send(lost).await.is_err() {
             return;
         }
-        let wait = pause(failures, rand::random());
+        let wait = pause(failures, random.random());
         tokio::time::sleep(wait).await;
     }
 }
 
 async fn session(
-    endpoint: &Endpoint,
+    coordinator: &impl Connector,
     register: &watch::Receiver<v1::Register>,
     events: &mpsc::Sender<SessionEvent>,
     welcomed: &mut bool,
 ) -> SessionEnd {
-    match converse(endpoint, register, events, welcomed).await {
+    match converse(coordinator, register, events, welcomed).await {
         Ok(end) | Err(end) => end,
     }
 }
 
 async fn converse(
-    endpoint: &Endpoint,
+    coordinator: &impl Connector,
     register: &watch::Receiver<v1::Register>,
     events: &mpsc::Sender<SessionEvent>,
     welcomed: &mut bool,
 ) -> Result<SessionEnd, SessionEnd> {
     let mut client =
-        AgentServiceClient::new(endpoint.connect().await?).max_decoding_message_size(MAX_ANSWER);
+        AgentServiceClient::new(coordinator.connect().await?).max_decoding_message_size(MAX_ANSWER);
     let (messages, outgoing) = mpsc::unbounded_channel();
     let uplink = Uplink {
         messages,
@@ -157,7 +182,7 @@ async fn converse(
         Some(_) | None => return Ok(SessionEnd::Closed),
     };
     *welcomed = true;
-    tracing::info!(coordinator = %endpoint.uri(), version = %welcome.coordinator_version, "registered");
+    tracing::info!(coordinator = coordinator.name(), version = %welcome.coordinator_version, "registered");
     let every = if welcome.heartbeat_ms == 0 {
         HEARTBEAT
     } else {

@@ -3,19 +3,17 @@
 //! A trainer dies with its agent (PR_SET_PDEATHSIG). Linux ties that to the *thread* that forked, so one thread does
 //! nothing but fork and lives as long as the supervisor.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use bytes::Bytes;
 use diptych_proto::v1;
 use diptych_proto::v1::rank_command::Command as Sent;
-use diptych_proto::v1::rank_event::Event as Reported;
 use futures::{SinkExt as _, StreamExt as _};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -24,12 +22,16 @@ use prost::Message as _;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio_util::sync::CancellationToken;
 
 use crate::trainer::wire::MAX_FRAME;
 
-use super::core::RankKey;
-use super::logs::{LogBook, RankLog, copy_lines};
+use super::core::{ProcessId, RankKey};
+use super::logs::{LogBook, RankLog};
+use super::output::{self, DRAIN};
+use super::trainers::{TrainerEvent, Trainers};
 
 /// The program that a trainer is: the agent's own, in production.
 #[derive(Debug, Clone)]
@@ -46,28 +48,21 @@ pub struct Launch {
     pub work_dir: PathBuf,
 }
 
-/// What a trainer did.
-#[derive(Debug)]
-pub enum TrainerEvent {
-    /// It reported.
-    Reported(RankKey, Reported),
-    /// It ended, and everything that it said before has been passed on.
-    Exited(RankKey, v1::Exited),
-}
-
 /// All trainers of an agent.
 #[derive(Debug)]
 pub struct Supervisor {
     launch: Launch,
     spawner: std::sync::mpsc::Sender<Order>,
+    book: LogBook,
     events: mpsc::Sender<TrainerEvent>,
-    trainers: BTreeMap<RankKey, Trainer>,
+    trainers: BTreeMap<ProcessId, Trainer>,
 }
 
 #[derive(Debug)]
 struct Trainer {
     pid: Pid,
-    commands: mpsc::UnboundedSender<Sent>,
+    commands: mpsc::UnboundedSender<v1::RankCommand>,
+    logs: mpsc::UnboundedSender<RankLog>,
 }
 
 type Order = (Command, oneshot::Sender<io::Result<Child>>);
@@ -75,17 +70,13 @@ type Order = (Command, oneshot::Sender<io::Result<Child>>);
 /// libtorch's CPU threads spin between two operations by default. Where ranks share cores that costs far more than it
 /// saves: 40 times the step of two ranks of two threads on two busy cores. A value in the agent's environment wins.
 const OMP_WAIT: &str = "OMP_WAIT_POLICY";
-/// Lines kept for [`v1::Exited::last_lines`].
-const LAST_LINES: usize = 20;
-/// How long output may still come after the process has ended: something that it started may hold the pipe.
-const DRAIN: Duration = Duration::from_millis(500);
 
 impl Supervisor {
     /// A supervisor without trainers; what they do arrives at the receiver. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn new(launch: Launch) -> io::Result<(Self, mpsc::Receiver<TrainerEvent>)> {
+    pub fn new(launch: Launch, book: LogBook) -> io::Result<(Self, mpsc::Receiver<TrainerEvent>)> {
         let (events, received) = mpsc::channel(256);
         let (spawner, orders) = std::sync::mpsc::channel::<Order>();
         let runtime = tokio::runtime::Handle::current();
@@ -102,45 +93,26 @@ impl Supervisor {
             Self {
                 launch,
                 spawner,
+                book,
                 events,
                 trainers: BTreeMap::new(),
             },
             received,
         ))
     }
+}
 
-    /// Starts a rank and gives it its assignment.
-    ///
-    /// # Errors
-    /// When the process cannot be started or its log cannot be kept.
-    pub async fn start(
-        &mut self,
-        key: RankKey,
-        prepare: v1::Prepare,
-        book: &LogBook,
-    ) -> io::Result<()> {
-        let work_dir = self
-            .launch
-            .work_dir
-            .join(format!("{}-a{}-r{}", key.job, key.attempt, key.rank));
-        std::fs::create_dir_all(&work_dir)?;
-        let log = book.open(&key, prepare.phase)?;
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .map_err(io::Error::from)?;
+impl Supervisor {
+    fn command(&self, work_dir: &Path, device: u32, control: RawFd) -> Command {
         let mut command = Command::new(&self.launch.program);
         command
             .args(&self.launch.arguments)
-            .args(["--control-fd", &theirs.as_raw_fd().to_string()])
-            .args(["--device", &prepare.device.to_string()])
+            .args(["--control-fd", &control.to_string()])
+            .args(["--device", &device.to_string()])
             .args(["--data-address", &self.launch.data_address])
             .args(["--threads", &self.launch.threads.to_string()])
             .arg("--work-dir")
-            .arg(&work_dir)
+            .arg(work_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -149,7 +121,27 @@ impl Supervisor {
         if std::env::var_os(OMP_WAIT).is_none() {
             command.env(OMP_WAIT, "passive");
         }
-        inherit_and_die_with(&mut command, theirs.as_raw_fd());
+        inherit_and_die_with(&mut command, control);
+        command
+    }
+}
+
+impl Trainers for Supervisor {
+    async fn start(&mut self, id: ProcessId, key: RankKey, prepare: v1::Prepare) -> io::Result<()> {
+        let work_dir = self
+            .launch
+            .work_dir
+            .join(format!("{}-a{}-r{}", key.job, key.attempt, key.rank));
+        std::fs::create_dir_all(&work_dir)?;
+        let log = self.book.open(&key, prepare.phase)?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(io::Error::from)?;
+        let command = self.command(&work_dir, prepare.device, theirs.as_raw_fd());
         let (reply, spawned) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts trainers has ended");
         self.spawner.send((command, reply)).map_err(|_| gone())?;
@@ -161,50 +153,63 @@ impl Supervisor {
             .map(Pid::from_raw)
             .ok_or_else(gone)?;
         let (commands, received) = mpsc::unbounded_channel();
+        let (logs, switches) = mpsc::unbounded_channel();
         // The assignment is the first message that the trainer reads.
-        drop(commands.send(Sent::Prepare(prepare)));
+        drop(commands.send(key.command(Sent::Prepare(prepare))));
         let socket = stream(ours)?;
-        tokio::spawn(attend(
-            Attended {
-                key: key.clone(),
-                child,
-                log,
-                work_dir,
-            },
-            socket,
-            received,
-            self.events.clone(),
-        ));
-        self.trainers.insert(key, Trainer { pid, commands });
+        let attended = Attended {
+            id,
+            child,
+            log,
+            logs: switches,
+            work_dir,
+        };
+        tokio::spawn(attend(attended, socket, received, self.events.clone()));
+        let trainer = Trainer {
+            pid,
+            commands,
+            logs,
+        };
+        self.trainers.insert(id, trainer);
         Ok(())
     }
 
-    /// Passes a command on; a trainer that has ended misses it.
-    pub fn tell(&self, key: &RankKey, command: Sent) {
-        if let Some(trainer) = self.trainers.get(key) {
-            drop(trainer.commands.send(command));
+    fn tell(&mut self, id: ProcessId, key: RankKey, command: Sent) {
+        let Some(trainer) = self.trainers.get(&id) else {
+            return;
+        };
+        if let Sent::Prepare(prepare) = &command {
+            match self.book.open(&key, prepare.phase) {
+                // A trainer that has ended prints no more.
+                Ok(log) => drop(trainer.logs.send(log)),
+                Err(error) => {
+                    tracing::error!(%key, %error, "no log: its lines go to that of its former attempt");
+                }
+            }
         }
+        drop(trainer.commands.send(key.command(command)));
     }
 
-    /// SIGKILL to the trainer and whatever it started.
-    pub fn kill(&self, key: &RankKey) {
-        if let Some(trainer) = self.trainers.get(key)
+    fn kill(&mut self, id: ProcessId) {
+        if let Some(trainer) = self.trainers.get(&id)
             && let Err(errno) = killpg(trainer.pid, Signal::SIGKILL)
         {
-            tracing::debug!(%key, %errno, "nothing left to kill");
+            tracing::debug!(%id, %errno, "nothing left to kill");
         }
     }
 
-    /// Forgets a trainer that has ended: its process id may be another's soon.
-    pub fn forget(&mut self, key: &RankKey) {
-        self.trainers.remove(key);
+    /// Its process id may be another's soon.
+    fn forget(&mut self, id: ProcessId) {
+        self.trainers.remove(&id);
     }
 }
 
 struct Attended {
-    key: RankKey,
+    id: ProcessId,
     child: Child,
     log: RankLog,
+    /// Those of the ranks that it becomes.
+    logs: mpsc::UnboundedReceiver<RankLog>,
     work_dir: PathBuf,
 }
 
@@ -212,13 +217,14 @@ struct Attended {
 async fn attend(
     attended: Attended,
     socket: UnixStream,
-    mut commands: mpsc::UnboundedReceiver<Sent>,
+    mut commands: mpsc::UnboundedReceiver<v1::RankCommand>,
     events: mpsc::Sender<TrainerEvent>,
 ) {
     let Attended {
-        key,
+        id,
         mut child,
         log,
+        logs,
         work_dir,
     } = attended;
     let frames = LengthDelimitedCodec::builder()
@@ -226,103 +232,77 @@ async fn attend(
         .max_frame_length(MAX_FRAME)
         .new_codec();
     let (mut to, mut from) = Framed::new(socket, frames).split();
-    let writer = {
-        let key = key.clone();
-        tokio::spawn(async move {
-            while let Some(command) = commands.recv().await {
-                if to
-                    .send(Bytes::from(key.command(command).encode_to_vec()))
-                    .await
-                    .is_err()
-                {
-                    return;
-                }
-            }
-        })
-    };
-    let reader = {
-        let (key, events) = (key.clone(), events.clone());
-        tokio::spawn(async move {
-            while let Some(Ok(frame)) = from.next().await {
-                match v1::RankEvent::decode(frame) {
-                    Ok(v1::RankEvent {
-                        event: Some(event), ..
-                    }) => {
-                        drop(
-                            events
-                                .send(TrainerEvent::Reported(key.clone(), event))
-                                .await,
-                        );
-                    }
-                    Ok(_) => {}
-                    Err(error) => tracing::warn!(%key, %error, "report dropped"),
-                }
-            }
-        })
-    };
-    let (line, mut lines) = mpsc::channel::<String>(1024);
-    let copiers = [
-        child
-            .stdout
-            .take()
-            .map(|from| tokio::spawn(copy_lines(from, line.clone()))),
-        child
-            .stderr
-            .take()
-            .map(|from| tokio::spawn(copy_lines(from, line.clone()))),
-    ];
-    drop(line);
-    let keeper = tokio::spawn(async move {
-        let mut last = VecDeque::with_capacity(LAST_LINES);
-        while let Some(line) = lines.recv().await {
-            log.append(&line);
-            if last.len() == LAST_LINES {
-                last.pop_front();
-            }
-            last.push_back(line);
-            if lines.is_empty() {
-                log.flush();
+    let writer = tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            let frame = Bytes::from(command.encode_to_vec());
+            if to.send(frame).await.is_err() {
+                return;
             }
         }
-        log.close();
-        last
     });
-    let status = child.wait().await;
-    writer.abort();
-    drained("reports", &key, reader).await;
-    for copier in copiers.into_iter().flatten() {
-        drained("output", &key, copier).await;
+    let ended = CancellationToken::new();
+    let (drained, last_lines) = oneshot::channel();
+    let orders = output::Orders {
+        logs,
+        ended: ended.clone(),
+        drained,
+    };
+    tokio::spawn(output::keep(&mut child, log, orders));
+    let (mut open, mut status, mut idle) = (true, None, None);
+    // What a dead process said lies in the socket: it is read until nothing is there. Waiting for the socket to close
+    // would wait for whatever else the process has started.
+    while open || status.is_none() {
+        tokio::select! {
+            biased;
+            frame = from.next(), if open => match frame {
+                Some(Ok(frame)) => {
+                    pass_on(id, &frame, &events).await;
+                    idle = idle.map(|_| Instant::now() + DRAIN);
+                }
+                Some(Err(_)) | None => open = false,
+            },
+            end = child.wait(), if status.is_none() => {
+                status = Some(end);
+                ended.cancel();
+                idle = Some(Instant::now() + DRAIN);
+            }
+            () = output::until(idle) => break,
+        }
     }
-    let last_lines = keeper.await.map(Vec::from).unwrap_or_default();
+    writer.abort();
+    let last_lines = last_lines.await.unwrap_or_default();
     if let Err(error) = std::fs::remove_dir_all(&work_dir) {
-        tracing::warn!(%key, %error, dir = %work_dir.display(), "work directory stays behind");
+        tracing::warn!(%id, %error, dir = %work_dir.display(), "work directory stays behind");
     }
     let (code, signal) = match status {
-        Ok(status) => (status.code(), status.signal()),
-        Err(error) => {
-            tracing::error!(%key, %error, "the end of a trainer was not observed");
+        Some(Ok(status)) => (status.code(), status.signal()),
+        Some(Err(error)) => {
+            tracing::error!(%id, %error, "the end of a trainer was not observed");
             (None, None)
         }
+        None => (None, None),
     };
-    drop(
-        events
-            .send(TrainerEvent::Exited(
-                key,
-                v1::Exited {
-                    code,
-                    signal,
-                    last_lines,
-                },
-            ))
-            .await,
-    );
+    let exited = v1::Exited {
+        code,
+        signal,
+        last_lines,
+    };
+    // An agent that has ended asks for nothing.
+    drop(events.send(TrainerEvent::Exited(id, exited)).await);
 }
 
-/// Waits for a task that reads what the process left behind, but not for long.
-async fn drained(what: &str, key: &RankKey, mut task: tokio::task::JoinHandle<()>) {
-    if tokio::time::timeout(DRAIN, &mut task).await.is_err() {
-        tracing::warn!(%key, what, "still open after the trainer's end; given up");
-        task.abort();
+async fn pass_on(id: ProcessId, frame: &[u8], events: &mpsc::Sender<TrainerEvent>) {
+    let message = match v1::RankEvent::decode(frame) {
+        Ok(message) => message,
+        Err(error) => return tracing::warn!(%id, %error, "report dropped"),
+    };
+    let key = match RankKey::parse(&message.job, message.attempt, message.rank) {
+        Ok(key) => key,
+        Err(error) => return tracing::warn!(%id, %error, "report dropped"),
+    };
+    if let Some(event) = message.event {
+        // An agent that has ended asks for nothing.
+        drop(events.send(TrainerEvent::Reported(id, key, event)).await);
     }
 }
 

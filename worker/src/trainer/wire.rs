@@ -120,7 +120,9 @@ pub fn incoming(command: v1::RankCommand, place: &Place) -> Result<Incoming, Wir
             Incoming::Command(Command::Committed(checkpoint.try_into()?))
         }
         Some(Sent::Abort(abort)) => Incoming::Abort(abort.reason),
-        None => return Err(convert::WireError::Missing { field: "command" }.into()),
+        Some(Sent::Leave(_) | Sent::Ping(_)) | None => {
+            return Err(convert::WireError::Missing { field: "command" }.into());
+        }
     })
 }
 
@@ -239,6 +241,7 @@ impl From<Report> for Event {
                 state_digest: ready.state_digest.to_string(),
                 nccl_id: ready.nccl_id,
                 data_digest: ready.data_digest.to_string(),
+                ..v1::Ready::default()
             }),
             Report::Progress(progress) => Self::Progress(v1::Progress {
                 step: progress.step.get(),
@@ -246,6 +249,7 @@ impl From<Report> for Event {
                 images_per_s: progress.images_per_s,
                 step_s: progress.step_s,
                 metrics: points(progress.measurements),
+                ..v1::Progress::default()
             }),
             Report::PartSaved { step, objects } => Self::PartSaved(v1::PartSaved {
                 step: step.get(),
@@ -271,6 +275,7 @@ impl From<Report> for Event {
                 kind: kind.into(),
                 message,
                 object: object.unwrap_or_default(),
+                ..v1::Failed::default()
             }),
             Report::Activity(activity) => {
                 let kind = match activity {
@@ -335,6 +340,7 @@ mod tests {
     fn frames_round_trip_and_end_cleanly_only_between_messages() {
         let sent = command(Some(Sent::Abort(v1::AbortRank {
             reason: "rank 0 was lost".into(),
+            ..v1::AbortRank::default()
         })));
         let frame = framed(&sent);
         let mut two = [frame.clone(), frame.clone()].concat();
@@ -365,7 +371,7 @@ mod tests {
                 rank: 1,
                 ..v1::Peer::default()
             }],
-            nccl_id: Vec::new(),
+            ..v1::Begin::default()
         };
         let object = v1::StoredObject {
             key: "k".into(),

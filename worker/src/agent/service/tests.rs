@@ -10,14 +10,26 @@ use diptych_proto::v1::rank_event::Event as Reported;
 use futures::Stream;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::super::peers::Tcp;
+use super::super::supervisor::{Launch, Supervisor};
 use super::*;
 
 /// Nothing here takes this long; reaching it is a hang.
 const WATCHDOG: Duration = Duration::from_secs(20);
+
+/// Nothing is waited for.
+const HASTY: Patience = Patience {
+    abort_grace: Duration::from_millis(50),
+    orphan_limit: Duration::from_secs(600),
+    unresponsive: WATCHDOG,
+    leave_grace: Duration::ZERO,
+};
+
+mod kept; // trainers that speak the protocol
 
 /// A coordinator that welcomes everybody and hands the streams to the test.
 #[derive(Clone)]
@@ -88,13 +100,17 @@ struct Bench {
     dir: TempDir,
     sessions: mpsc::UnboundedReceiver<Session>,
     logs: mpsc::UnboundedReceiver<v1::LogChunk>,
-    stop: oneshot::Sender<String>,
+    stop: mpsc::UnboundedSender<String>,
     agent: tokio::task::JoinHandle<Result<(), AgentError>>,
 }
 
 impl Bench {
     /// A server on a free port, and an agent whose trainers are `bash -c script`.
     async fn start(script: &str) -> Self {
+        Self::of_worker(0, script, HASTY).await
+    }
+
+    async fn of_worker(number: u32, script: &str, patience: Patience) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address: SocketAddr = listener.local_addr().expect("bound");
         let (session, sessions) = mpsc::unbounded_channel();
@@ -106,28 +122,35 @@ impl Bench {
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let dir = tempfile::tempdir().expect("a directory");
+        let book = LogBook::new(dir.path().join("logs"));
+        let launch = Launch {
+            program: "/bin/bash".into(),
+            arguments: ["-c", script, "trainer"].map(Into::into).to_vec(),
+            data_address: "127.0.0.1".into(),
+            threads: 1,
+            work_dir: dir.path().join("work"),
+        };
+        let name = format!("worker-{number}");
+        let peers = Peers::new(name.parse().expect("a name"), Tcp);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let peer_endpoint = listener.local_addr().expect("bound").to_string();
+        peers.0.serve(listener);
         let options = AgentOptions {
             coordinator: Endpoint::from_shared(format!("http://{address}")).expect("a URL"),
             register: v1::Register {
-                worker_id: "worker-0".into(),
+                worker_id: name,
+                peer_endpoint,
                 devices: vec![v1::DeviceInfo::default()],
                 ..v1::Register::default()
             },
-            launch: Launch {
-                program: "/bin/bash".into(),
-                arguments: ["-c", script, "trainer"].map(Into::into).to_vec(),
-                data_address: "127.0.0.1".into(),
-                threads: 1,
-                work_dir: dir.path().join("work"),
-            },
-            logs: dir.path().join("logs"),
-            patience: Patience {
-                abort_grace: Duration::from_millis(50),
-                orphan_limit: Duration::from_secs(600),
-            },
+            trainers: Supervisor::new(launch, book.clone()).expect("a thread"),
+            peers,
+            book,
+            patience,
+            seed: 0,
         };
-        let (stop, stopped) = oneshot::channel();
-        let agent = tokio::spawn(run(options, async { stopped.await.unwrap_or_default() }));
+        let (stop, stops) = mpsc::unbounded_channel();
+        let agent = tokio::spawn(run(options, UnboundedReceiverStream::new(stops)));
         Self {
             dir,
             sessions,
@@ -222,6 +245,7 @@ async fn trainers_outlive_a_broken_stream_and_are_listed_again() {
         job: key().job.to_string(),
         attempt: 1,
         reason: "over".into(),
+        ..v1::Abort::default()
     }));
     assert_eq!(
         second.exit().await.signal,

@@ -1,14 +1,20 @@
 //! Real processes: a shell in the trainer's place.
 
+use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use diptych_common::ids::{Attempt, Rank};
+use diptych_proto::v1::rank_event::Event as Reported;
 use tempfile::TempDir;
 
+use super::super::output::LAST_LINES;
 use super::*;
 
 /// Nothing here takes this long; reaching it is a hang.
 const WATCHDOG: Duration = Duration::from_secs(20);
+
+const ID: ProcessId = ProcessId::new(0);
 
 struct Bench {
     dir: TempDir,
@@ -37,9 +43,9 @@ impl Bench {
             work_dir: dir.path().join("work"),
         };
         let book = LogBook::new(dir.path().join("logs"));
-        let (mut supervisor, events) = Supervisor::new(launch).expect("a thread");
+        let (mut supervisor, events) = Supervisor::new(launch, book.clone()).expect("a thread");
         supervisor
-            .start(key(), v1::Prepare::default(), &book)
+            .start(ID, key(), v1::Prepare::default())
             .await
             .expect("started");
         Self {
@@ -57,16 +63,19 @@ impl Bench {
             .expect("open");
         match next {
             TrainerEvent::Exited(_, exited) => exited,
-            TrainerEvent::Reported(_, event) => panic!("reported {event:?}"),
+            TrainerEvent::Reported(_, _, event) => panic!("reported {event:?}"),
         }
     }
 
     fn log(&self) -> String {
-        let path = self
-            .dir
-            .path()
-            .join("logs/digits-0a1b2c/attempt-000001/phase-00-rank-00000.log");
-        std::fs::read_to_string(path).expect("a log")
+        self.log_of(1)
+    }
+
+    fn log_of(&self, attempt: u64) -> String {
+        let path = self.dir.path().join(format!(
+            "logs/digits-0a1b2c/attempt-{attempt:06}/phase-00-rank-00000.log"
+        ));
+        std::fs::read_to_string(path).unwrap_or_default()
     }
 
     /// A line that the script prints, once it is there.
@@ -110,7 +119,7 @@ async fn a_trainer_that_ignores_everything_is_killed() {
     let mut bench =
         Bench::start("trap '' TERM INT HUP; echo deaf; while :; do sleep 60; done").await;
     bench.line("deaf").await;
-    bench.supervisor.kill(&key());
+    bench.supervisor.kill(ID);
     let exited = bench.exited().await;
     assert_eq!((exited.code, exited.signal), (None, Some(9)));
 }
@@ -162,24 +171,94 @@ async fn the_assignment_arrives_on_the_inherited_socket() {
 
 #[tokio::test]
 async fn reports_are_passed_on_before_the_end() {
-    let event = key().event(Reported::Notice(v1::Notice {
+    let report = Reported::Notice(v1::Notice {
         kind: "k".into(),
         message: "m".into(),
-    }));
-    let body = event.encode_to_vec();
-    let frame = [
-        &u32::try_from(body.len()).expect("short").to_le_bytes(),
-        body.as_slice(),
-    ]
-    .concat();
-    let octal: String = frame.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    });
+    let octal = frame(&key().event(report).encode_to_vec());
     let mut bench = Bench::start(&format!("printf '{octal}' >&$2")).await;
     let first = tokio::time::timeout(WATCHDOG, bench.events.recv())
         .await
         .expect("in time");
     assert!(
-        matches!(first, Some(TrainerEvent::Reported(_, Reported::Notice(_)))),
+        matches!(&first, Some(TrainerEvent::Reported(ID, of, Reported::Notice(_))) if *of == key()),
         "{first:?}"
     );
     assert_eq!(bench.exited().await.code, Some(0));
+}
+
+#[tokio::test]
+async fn what_a_process_prints_goes_to_the_rank_that_it_is() {
+    let next = RankKey {
+        attempt: Attempt::new(2),
+        rank: Rank::new(0),
+        ..key()
+    };
+    let prepare = || Sent::Prepare(v1::Prepare::default());
+    let length = |of: &RankKey| 4 + of.command(prepare()).encode_to_vec().len();
+    let script = format!(
+        "head -c {} <&$2 >/dev/null; echo one; head -c {} <&$2 | tail -c +5 | od -An -v -tx1 | tr -d ' \\n'; echo; exit 4",
+        length(&key()),
+        length(&next),
+    );
+    let mut bench = Bench::start(&script).await;
+    bench.line("one").await;
+    bench.supervisor.tell(ID, next.clone(), prepare());
+    let exited = bench.exited().await;
+    let sent = next.command(prepare()).encode_to_vec();
+    let hex: String = sent.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        exited.last_lines,
+        std::slice::from_ref(&hex),
+        "of its last rank only"
+    );
+    assert_eq!(bench.log_of(1), "one\n");
+    assert_eq!(bench.log_of(2), format!("{hex}\n"));
+}
+
+#[tokio::test]
+async fn an_end_is_told_although_something_else_holds_the_pipes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    let script = format!(
+        "(read go < {}; echo late) & echo out; exit 5",
+        fifo.display()
+    );
+    let mut bench = Bench::start(&script).await;
+    let exited = bench.exited().await;
+    assert_eq!(exited.code, Some(5));
+    assert_eq!(exited.last_lines, ["out"]);
+    bench.supervisor.forget(ID);
+    let go = tokio::task::spawn_blocking(move || std::fs::write(fifo, "go\n"));
+    bench.line("late").await;
+    go.await.expect("no panic").expect("written");
+}
+
+#[tokio::test]
+async fn everything_that_was_said_comes_before_the_end_however_slowly_it_is_heard() {
+    let report = Reported::Notice(v1::Notice::default());
+    let octal = frame(&key().event(report).encode_to_vec());
+    // More than the events that may wait.
+    let mut bench = Bench::start(&format!(
+        "for i in $(seq 600); do printf '{octal}' >&$2; done; sleep 600 & exit 6"
+    ))
+    .await;
+    while bench.events.len() < 256 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..600 {
+        let next = tokio::time::timeout(WATCHDOG, bench.events.recv()).await;
+        let next = next.expect("in time").expect("open");
+        assert!(matches!(next, TrainerEvent::Reported(..)), "{next:?}");
+    }
+    assert_eq!(bench.exited().await.code, Some(6));
+    bench.supervisor.kill(ID);
+}
+
+/// A frame as `printf` writes it.
+fn frame(body: &[u8]) -> String {
+    let length = u32::try_from(body.len()).expect("short").to_le_bytes();
+    let bytes = length.iter().chain(body);
+    bytes.map(|byte| format!("\\{byte:03o}")).collect()
 }

@@ -82,6 +82,7 @@ fn registration(id: &WorkerId, host: String, devices: u32) -> v1::Register {
         host,
         devices: (0..devices).map(device).collect(),
         running: Vec::new(),
+        ..v1::Register::default()
     }
 }
 

@@ -211,6 +211,7 @@ impl AgentState {
                     kind: v1::FailureKind::Internal.into(),
                     message: problem.clone(),
                     object: String::new(),
+                    step: None,
                 };
                 self.report(&key, Reported::Failed(failed), &mut effects);
                 let exited = v1::Exited {
@@ -268,6 +269,7 @@ impl AgentState {
                 kind: v1::FailureKind::Internal.into(),
                 message,
                 object: String::new(),
+                step: None,
             })
         };
         if device >= self.devices {
@@ -389,6 +391,7 @@ impl AgentState {
                     };
                     let abort = v1::AbortRank {
                         reason: reason.to_owned(),
+                        keep: false,
                     };
                     effects.push(Effect::Tell(key.clone(), Command::Abort(abort)));
                 }

@@ -101,7 +101,7 @@ impl Kept {
                     self.end.push(event.clone());
                 }
             }
-            Event::Progress(_) | Event::Notice(_) => {}
+            Event::Progress(_) | Event::Notice(_) | Event::Held(_) | Event::Pong(_) => {}
         }
     }
 }

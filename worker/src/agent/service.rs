@@ -129,7 +129,7 @@ pub async fn run(
                 stopping = Some(tokio::time::Instant::now() + patience.abort_grace + STOP_MARGIN);
                 tracing::info!(%reason, "leaving");
                 if let Some(uplink) = &agent.uplink {
-                    uplink.send(Up::Leaving(v1::Leaving { reason: reason.clone() }));
+                    uplink.send(Up::Leaving(v1::Leaving { reason: reason.clone(), ..v1::Leaving::default() }));
                 }
                 agent.take(Event::Stop(reason)).await;
             }
@@ -299,6 +299,7 @@ fn running(state: &AgentState) -> Vec<v1::RunningRank> {
         attempt: key.attempt.get(),
         rank: key.rank.get(),
         device,
+        ..v1::RunningRank::default()
     };
     state.running().map(listed).collect()
 }

@@ -160,8 +160,8 @@ impl Saver {
                             outcome = carry_out(&storage, order) => Some(outcome),
                         }
                     });
-                    let heard = outcome.map(|outcome| outbox.send(outcome));
-                    if !matches!(heard, Some(Ok(()))) {
+                    let Some(outcome) = outcome else { break };
+                    if outbox.send(outcome).is_err() {
                         break; // the attempt is over
                     }
                 }

@@ -90,14 +90,16 @@ impl Seat {
         }
         kept.whole = false;
         if let Some(checkpoint) = &assignment.resume {
-            let loaded = load::load(&kept.setup.storage, checkpoint, |_| true)?;
+            let (storage, from) = (kept.setup.storage.clone(), checkpoint.clone());
+            let loaded = stop.run("resume", move || load::load(&storage, &from, |_| true))??;
             let object = checkpoint.manifest.to_string();
             kept.setup.accepts(assignment, &loaded.manifest, &object)?;
             let step = loaded.manifest.step;
             kept.learner.resume(&loaded.tensors, step, &object)?;
         } else if known {
             let classes = kept.setup.classes();
-            let blueprint = plan(assignment, &kept.setup.phase, &kept.setup.storage, classes)?;
+            let (phase, storage) = (kept.setup.phase.clone(), kept.setup.storage.clone());
+            let blueprint = plan(assignment, phase, storage, (classes, stop))?;
             let seed = assignment.spec.seed();
             kept.learner = kept.setup.beginning(&blueprint, seed)?;
         }
@@ -148,7 +150,7 @@ impl Seat {
                 index.labelled().then(|| index.classes().to_vec())
             }
         };
-        let blueprint = plan(assignment, &phase, &storage, classes)?;
+        let blueprint = plan(assignment, phase.clone(), storage.clone(), (classes, stop))?;
         let taught = teacher
             .as_ref()
             .and(blueprint.description.classifier.as_ref())
@@ -225,21 +227,22 @@ fn identity(assignment: &Assignment) -> (JobId, Digest, PhaseIndex) {
     (assignment.job.clone(), spec, assignment.phase)
 }
 
-/// The network, and the weights that it starts from.
+/// The network, and the weights that it starts from; an abort does not wait for a store.
 fn plan(
     assignment: &Assignment,
-    phase: &PhaseSpec,
-    storage: &Storage,
-    classes: Option<Vec<String>>,
+    phase: PhaseSpec,
+    storage: Storage,
+    (classes, stop): (Option<Vec<String>>, &Stop),
 ) -> Result<Blueprint, PhaseError> {
-    let (spec, inputs) = (&assignment.spec, &assignment.inputs);
-    match &phase.kind {
+    let (spec, inputs) = (assignment.spec.clone(), assignment.inputs.clone());
+    let plan = move || match &phase.kind {
         PhaseKind::Distill(_) => {
             let classes = classes.unwrap_or_default();
-            blueprint::student(spec, phase, inputs, storage, classes)
+            blueprint::student(&spec, &phase, &inputs, &storage, classes)
         }
-        _ => blueprint::plan(spec, phase, inputs, storage, classes.as_deref()),
-    }
+        _ => blueprint::plan(&spec, &phase, &inputs, &storage, classes.as_deref()),
+    };
+    stop.run("plan", plan)?
 }
 
 /// The teacher with its weights, and the classes that it tells apart.

@@ -151,7 +151,7 @@ fn serve(
 }
 
 /// The main thread: one attempt after the other, until one of them ends the process.
-fn attend(attempts: &Attempts, work: &mut impl Work) -> u8 {
+pub(crate) fn attend(attempts: &Attempts, work: &mut impl Work) -> u8 {
     while let Some(turn) = attempts.next() {
         if turn.forget {
             work.forget();
@@ -290,3 +290,6 @@ fn spawn(
         .spawn(work)
         .with_context(|| format!("start thread {name}"))
 }
+
+#[cfg(test)]
+mod tests;

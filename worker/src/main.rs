@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         .unwrap_or(Command::Agent(Box::new(arguments.agent)))
     {
         Command::Agent(agent) => finish(agent::command(*agent)),
-        Command::Trainer(args) => trainer::process::run(args, phase::run),
+        Command::Trainer(args) => trainer::process::run(args, phase::Seat::default()),
         Command::Bench(what) => finish(bench::run(&what)),
         Command::Predict(args) => finish(infer::predict(&args)),
         Command::Embed(args) => finish(infer::embed(&args)),

@@ -103,6 +103,20 @@ impl Stop {
         }
     }
 
+    /// Runs `work` on a thread of its own and waits for it. Once stopped nobody waits, and it ends in vain.
+    ///
+    /// # Errors
+    /// As [`Stop::wait`]; [`LoadError::Threads`].
+    pub fn run<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LoadError> {
+        let (answer, answered) = bounded(1);
+        spawn(what.to_owned(), move || drop(answer.send(work())))?;
+        self.wait(what, &answered)
+    }
+
     /// Whether an item was taken before the stop.
     fn give<T>(&self, to: &Sender<T>, item: T) -> bool {
         select_biased! {

@@ -30,6 +30,8 @@ pub struct Source {
     shared: Arc<Shared>,
     /// `None` for every sample.
     subset: Option<Arc<[SampleId]>>,
+    /// Frees who waits for the store, and stops every loader of this data.
+    stop: Stop,
 }
 
 /// An image that could not be decoded.
@@ -67,8 +69,6 @@ struct Shared {
     index: Index,
     /// Taken when the last clone goes.
     runtime: Option<Runtime>,
-    /// Frees who waits for the store, and stops every loader of this data.
-    stop: Stop,
     decoded: Vec<OnceLock<Arc<Image>>>,
     decoded_bytes: AtomicU64,
 }
@@ -111,11 +111,11 @@ impl Source {
             shared: Arc::new(Shared {
                 index,
                 runtime: Some(runtime),
-                stop: stop.clone(),
                 decoded,
                 decoded_bytes: AtomicU64::new(0),
             }),
             subset: None,
+            stop: stop.clone(),
         })
     }
 
@@ -125,6 +125,16 @@ impl Source {
         Self {
             shared: Arc::clone(&self.shared),
             subset: Some(samples.into()),
+            stop: self.stop.clone(),
+        }
+    }
+
+    /// The same samples, and all that is kept of them in memory, for work that `stop` ends.
+    #[must_use]
+    pub fn under(&self, stop: &Stop) -> Self {
+        Self {
+            stop: stop.clone(),
+            ..self.clone()
         }
     }
 
@@ -154,7 +164,7 @@ impl Source {
 
     /// What stops every loader of this data.
     pub(super) fn stop(&self) -> &Stop {
-        &self.shared.stop
+        &self.stop
     }
 
     /// Samples of this source.
@@ -251,7 +261,7 @@ impl Source {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, LoadError> {
         let runtime = self.shared.runtime.as_ref().expect("taken only on drop");
-        wait(runtime, &self.shared.stop, work)
+        wait(runtime, &self.stop, work)
     }
 }
 

@@ -11,6 +11,7 @@ use diptych_common::ids::Step;
 use diptych_common::store::{self, StoreError};
 use object_store::ObjectStore;
 use object_store::path::Path;
+use tokio::sync::oneshot;
 
 use super::flat::{FileLayout, FlatFile};
 use crate::phase::PhaseError;
@@ -30,6 +31,8 @@ pub struct Saver {
     outcomes: Receiver<Outcome>,
     buffer: Buffer,
     manifest_under_way: bool,
+    /// Dropped with the saver: a write that hangs is given up then, and its memory comes back.
+    _wanted: oneshot::Sender<()>,
 }
 
 /// What has reached the store, or has not.
@@ -138,6 +141,7 @@ impl Saver {
     pub fn start(storage: Storage, layout: FileLayout) -> Result<Self, PhaseError> {
         let (orders, inbox) = crossbeam_channel::unbounded();
         let (outbox, outcomes) = crossbeam_channel::unbounded();
+        let (wanted, mut unwanted) = oneshot::channel();
         let failed = |error: std::io::Error| {
             PhaseError::Internal(format!("start the checkpoint thread: {error}"))
         };
@@ -149,11 +153,16 @@ impl Saver {
             .name("checkpoint".to_owned())
             .spawn(move || {
                 for order in inbox {
-                    if outbox
-                        .send(runtime.block_on(carry_out(&storage, order)))
-                        .is_err()
-                    {
-                        break; // the trainer has left
+                    let outcome = runtime.block_on(async {
+                        tokio::select! {
+                            biased;
+                            _ = &mut unwanted => None,
+                            outcome = carry_out(&storage, order) => Some(outcome),
+                        }
+                    });
+                    let Some(outcome) = outcome else { break };
+                    if outbox.send(outcome).is_err() {
+                        break; // the attempt is over
                     }
                 }
             })
@@ -163,6 +172,7 @@ impl Saver {
             outcomes,
             buffer: Buffer::Free(FlatFile::new(layout)),
             manifest_under_way: false,
+            _wanted: wanted,
         })
     }
 

@@ -146,6 +146,19 @@ pub enum Refusal {
     Secret,
 }
 
+impl ConnectError {
+    /// The peers that could not be reached; `None` where the fault is this rank's own.
+    pub fn peers(&self) -> Option<Vec<Rank>> {
+        match self {
+            Self::Endpoint { rank, .. }
+            | Self::Refused { rank, .. }
+            | Self::Unproven { rank, .. } => Some(vec![*rank]),
+            Self::Deadline { missing } => Some(missing.clone()),
+            Self::Bind { .. } | Self::Shape { .. } | Self::System { .. } => None,
+        }
+    }
+}
+
 fn list(ranks: &[Rank]) -> String {
     ranks
         .iter()

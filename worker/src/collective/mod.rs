@@ -14,6 +14,7 @@ mod conformance; // one suite for every backend
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use diptych_common::ids::Rank;
 use tch::Tensor;
@@ -63,6 +64,9 @@ pub trait Collective: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`CollectiveError`].
     fn barrier(&self) -> Result<(), CollectiveError>;
+
+    /// Time that calls on this channel have spent blocked because no peer was ready, since the gang was formed.
+    fn waited(&self) -> Duration;
 
     /// Fails the whole gang (both channels, all ranks) and frees every blocked call: [`CollectiveError::Aborted`]
     /// here, [`CollectiveError::PeerLost`] on the other ranks. May be called from any thread, any number of times.

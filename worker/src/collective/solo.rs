@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use diptych_common::ids::Rank;
 use tch::{TchError, Tensor};
@@ -74,6 +75,10 @@ impl Collective for Solo {
 
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.call(Op::Barrier, Ok(()))
+    }
+
+    fn waited(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn abort(&self) {

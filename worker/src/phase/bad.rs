@@ -13,12 +13,16 @@ use crate::batch::{BAD_SHOWN, BadImage, LoadError, Source, most_bad};
 use crate::collective::Collective;
 use crate::trainer::{Control, Report};
 
-/// Names bad images to people, each once a rank, whoever came across it first. Cheap to clone.
+/// Names bad images to people, each once a process, whoever came across it first. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Notices {
     control: Control,
-    told: Arc<Mutex<BTreeSet<(Digest, SampleId)>>>,
+    told: Told,
 }
+
+/// The bad images that people have heard of. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Told(Arc<Mutex<BTreeSet<(Digest, SampleId)>>>);
 
 /// The bad training images that all ranks have found: the same set on every rank after every step, for any number of
 /// ranks.
@@ -35,17 +39,17 @@ pub struct BadShare {
 // === impl Notices ===
 
 impl Notices {
-    /// Notices through this rank's agent.
-    pub fn new(control: &Control) -> Self {
+    /// Notices of one attempt, of what has not been told in an earlier one.
+    pub fn new(control: &Control, told: &Told) -> Self {
         Self {
             control: control.clone(),
-            told: Arc::default(),
+            told: told.clone(),
         }
     }
 
     /// Names a bad image of `data` and says what becomes of its place.
     pub fn bad(&self, data: &Source, bad: &BadImage, then: &str) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.insert((data.index().digest(), bad.sample)) {
             self.control.report(Report::Notice {
                 kind: "bad_image",

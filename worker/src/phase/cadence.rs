@@ -25,6 +25,11 @@ impl Cadence {
         }
     }
 
+    /// Steps of the whole phase.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
     /// Whether to save after this step, `since` the last save began. The last step's save is not asked about here:
     /// it happens after the final evaluation, always.
     pub fn save_due(&self, step: Step, since: Duration) -> bool {
@@ -62,7 +67,7 @@ mod tests {
 
     fn evaluations(cadence: &Cadence) -> Vec<u64> {
         let due = |step: &u64| cadence.evaluate_due(Step::new(*step));
-        (1..=cadence.total).filter(due).collect()
+        (1..=cadence.total()).filter(due).collect()
     }
 
     #[test]

@@ -15,11 +15,14 @@ use crate::batch::{Source, Stop};
 pub struct Sets<'a> {
     spec: &'a JobSpec,
     stop: Stop,
-    open: BTreeMap<DataName, Source>,
+    open: &'a mut Opened,
 }
 
+/// Data sets that are open, for as long as the process lives.
+pub type Opened = BTreeMap<DataName, Source>;
+
 /// The data of one phase.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Data {
     /// All training images.
     pub train: Source,
@@ -34,13 +37,9 @@ pub struct Data {
 // === impl Sets ===
 
 impl<'a> Sets<'a> {
-    /// Nothing is open yet. `stop` frees whoever waits for a store, and stops all loaders.
-    pub fn new(spec: &'a JobSpec, stop: Stop) -> Self {
-        Self {
-            spec,
-            stop,
-            open: BTreeMap::new(),
-        }
+    /// Goes on from what is `open`. `stop` frees whoever waits for a store, and stops all loaders.
+    pub fn new(spec: &'a JobSpec, stop: Stop, open: &'a mut Opened) -> Self {
+        Self { spec, stop, open }
     }
 
     /// One of the job's data sets.
@@ -49,7 +48,7 @@ impl<'a> Sets<'a> {
     /// As [`Source::open`].
     pub fn get(&mut self, name: &DataName) -> Result<Source, PhaseError> {
         if let Some(open) = self.open.get(name) {
-            return Ok(open.clone());
+            return Ok(open.under(&self.stop));
         }
         let spec = self.spec.data().get(name);
         let spec =
@@ -80,6 +79,18 @@ impl Data {
             labelled,
             eval,
         })
+    }
+
+    /// The same data, for an attempt that `stop` ends.
+    #[must_use]
+    pub fn under(&self, stop: &Stop) -> Self {
+        let some = |source: &Option<Source>| source.as_ref().map(|source| source.under(stop));
+        Self {
+            train: self.train.under(stop),
+            used: self.used.under(stop),
+            labelled: some(&self.labelled),
+            eval: some(&self.eval),
+        }
     }
 
     /// Everything that a rank sees of its data: both indices, and which labels were drawn.

@@ -1,5 +1,7 @@
 //! A student on a fixed teacher's outputs (SimCLR v2 §2, equations 2 and 3): both see the same augmented image.
 
+use std::rc::Rc;
+
 use diptych_common::spec::DistillSpec;
 use tch::no_grad;
 
@@ -21,7 +23,7 @@ use crate::reduce::Buckets;
 pub struct Distill {
     spec: DistillSpec,
     images: u32,
-    teacher: Model,
+    teacher: Rc<Model>,
     /// Where `alpha` < 1: the labelled stream and its rows of the next step.
     labelled: Option<(Batches, Vec<MicroBatch>)>,
     data: EvalData,
@@ -32,7 +34,7 @@ impl Distill {
     pub fn new(
         spec: DistillSpec,
         images: u32,
-        teacher: Model,
+        teacher: Rc<Model>,
         labelled: Option<Batches>,
         data: EvalData,
     ) -> Self {

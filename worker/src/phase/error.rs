@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use diptych_common::ids::Step;
+use diptych_common::ids::{Rank, Step};
 use diptych_common::store::StoreError;
 use diptych_proto::v1::FailureKind;
 
@@ -34,8 +34,13 @@ pub enum PhaseError {
     #[error("ranks disagree: {0}")]
     Diverged(String),
     /// A peer, or the link to it, was lost.
-    #[error("{0}")]
-    PeerLost(String),
+    #[error("{reason}")]
+    PeerLost {
+        /// What was seen of it.
+        reason: String,
+        /// The peers.
+        peers: Vec<Rank>,
+    },
     /// The agent ended the attempt.
     #[error("the attempt was aborted: {0}")]
     Aborted(String),
@@ -72,7 +77,7 @@ impl PhaseError {
             Self::Refused(_) => FailureKind::Refused,
             Self::NonFinite { .. } => FailureKind::NonFinite,
             Self::Diverged(_) => FailureKind::Diverged,
-            Self::PeerLost(_) | Self::Aborted(_) => FailureKind::PeerLost,
+            Self::PeerLost { .. } | Self::Aborted(_) => FailureKind::PeerLost,
             Self::Storage(_) => FailureKind::Storage,
             Self::BadCheckpoint { .. } => FailureKind::BadCheckpoint,
             Self::Internal(_) => FailureKind::Internal,
@@ -85,6 +90,14 @@ impl PhaseError {
             Some(object)
         } else {
             None
+        }
+    }
+
+    /// Steps that were committed before a number was not finite.
+    pub fn step(&self) -> Option<Step> {
+        match self {
+            Self::NonFinite { step, .. } => Some(*step),
+            _ => None,
         }
     }
 }
@@ -100,7 +113,17 @@ impl From<CollectiveError> for PhaseError {
         let text = error.to_string();
         match error {
             CollectiveError::Aborted => Self::Aborted(text),
-            CollectiveError::PeerLost { .. } | CollectiveError::Connect(_) => Self::PeerLost(text),
+            CollectiveError::PeerLost { rank, .. } => Self::PeerLost {
+                reason: text,
+                peers: vec![rank],
+            },
+            CollectiveError::Connect(error) => match error.peers() {
+                Some(peers) => Self::PeerLost {
+                    reason: text,
+                    peers,
+                },
+                None => Self::Internal(text),
+            },
             CollectiveError::Mismatch(_) | CollectiveError::Malformed { .. } => {
                 Self::Diverged(text)
             }

@@ -17,6 +17,8 @@ use crate::project::{NamedTensor, StateRole};
 pub struct Judge {
     stop: Option<(StopAfter, Record)>,
     best: Option<(Metric, Record)>,
+    /// What had been seen before the evaluation of the step that the state stands at, where that was heard here.
+    before: Option<[Option<Record>; 2]>,
 }
 
 /// The largest value so far, the step that had it, the evaluations since then and the step of the last one; f64, live.
@@ -40,6 +42,7 @@ impl Judge {
         Self {
             stop: phase.evaluate.stop_after.map(|stop| (stop, Record::new())),
             best: phase.checkpoint.best.map(|metric| (metric, Record::new())),
+            before: None,
         }
     }
 
@@ -49,6 +52,11 @@ impl Judge {
     /// # Errors
     /// [`PhaseError::Refused`] where a measurement that the spec names was not taken; [`PhaseError::NonFinite`].
     pub fn hear(&mut self, step: Step, values: &Values, gang: &Gang) -> Result<bool, PhaseError> {
+        if self.before.is_none() {
+            let stop = self.stop.as_ref().map(|(_, record)| record.share());
+            let best = self.best.as_ref().map(|(_, record)| record.share());
+            self.before = Some([stop, best]);
+        }
         if let Some((stop, record)) = &mut self.stop {
             record.hear(step, agreed(stop.metric, step, values, gang)?)?;
         }
@@ -57,6 +65,26 @@ impl Judge {
         };
         record.hear(step, agreed(*metric, step, values, gang)?)?;
         Ok(record.seen().at == step.get() as f64)
+    }
+
+    /// A step has been committed since the last evaluation: every rank has heard that, and none takes it back.
+    pub fn settle(&mut self) {
+        self.before = None;
+    }
+
+    /// Takes back what was heard since the last step was committed, in whole or in part: other ranks may not have heard
+    /// it. Whether there was anything.
+    pub fn unhear(&mut self) -> bool {
+        let Some([stop, best]) = self.before.take() else {
+            return false;
+        };
+        if let (Some((_, own)), Some(before)) = (&mut self.stop, stop) {
+            *own = before;
+        }
+        if let (Some((_, own)), Some(before)) = (&mut self.best, best) {
+            *own = before;
+        }
+        true
     }
 
     /// Whether the phase has ended early.
@@ -124,9 +152,13 @@ impl Record {
 
     fn hear(&mut self, step: Step, value: f64) -> Result<(), PhaseError> {
         let next = self.seen().then(step.get() as f64, value);
-        let numbers = Tensor::f_from_slice(&[next.best, next.at, next.since, next.last])?;
-        self.0.f_copy_(&numbers)?;
+        // In memory of its own: what was seen before may be wanted back.
+        self.0 = Tensor::f_from_slice(&[next.best, next.at, next.since, next.last])?;
         Ok(())
+    }
+
+    fn share(&self) -> Self {
+        Self(self.0.shallow_clone())
     }
 
     fn seen(&self) -> Seen {

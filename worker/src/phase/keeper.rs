@@ -19,6 +19,8 @@ use crate::checkpoint::flat::describe;
 use crate::checkpoint::{FileLayout, Saved, Saver};
 use crate::trainer::{Command, Control, Measurement, Report};
 
+/// Saves whose results are kept until they are committed; while nobody commits, the oldest are given up.
+const UNCOMMITTED: usize = 16;
 /// Longest wait before commands, outcomes and the abort are looked at again.
 const TURN: Duration = Duration::from_millis(20);
 
@@ -48,6 +50,10 @@ pub struct Keeper {
     needed: BTreeSet<Step>,
     /// Saves that were the best so far.
     best: BTreeSet<Step>,
+    /// The newest save that did not reach the store.
+    failed: Option<Step>,
+    /// The save that the ranks bring to its end among themselves, and this rank's part of it.
+    alone: Option<(Step, Option<StoredObject>)>,
     age: Age,
 }
 
@@ -63,13 +69,15 @@ impl Keeper {
     ///
     /// # Errors
     /// Fails where the system gives no thread.
-    pub fn start(prepared: &Prepared) -> Result<Self, PhaseError> {
-        let (assignment, phase) = (&prepared.assignment, &prepared.phase);
+    pub fn start(prepared: &Prepared<'_>) -> Result<Self, PhaseError> {
+        let (assignment, setup) = (&prepared.assignment, prepared.setup);
+        let phase = &setup.phase;
         let tensors = describe(&prepared.learner.state())?;
         let ranks = partition::assign(&tensors, assignment.world);
         let own = |(tensor, rank): (_, &u32)| (*rank == assignment.rank.get()).then_some(tensor);
         let part: Vec<&TensorMeta> = tensors.iter().zip(&ranks).filter_map(own).collect();
-        let saver = Saver::start(prepared.storage.clone(), FileLayout::new(&part))?;
+        let saver = Saver::start(setup.storage.clone(), FileLayout::new(&part))?;
+        let resumed = assignment.resume.as_ref();
         let frame = Frame {
             key: CheckpointKey {
                 job: assignment.job.clone(),
@@ -86,10 +94,10 @@ impl Keeper {
             },
             world: assignment.world,
             spec: assignment.spec.digest(),
-            data: prepared.data_digest,
-            parent: prepared.parent,
-            network: prepared.network.clone(),
-            preprocessing: prepared.preprocessing,
+            data: setup.data_digest,
+            parent: resumed.map(|checkpoint| checkpoint.digest).or(setup.start),
+            network: setup.network.clone(),
+            preprocessing: setup.preprocessing,
             tensors,
         };
         let (rank, results) = (assignment.rank, BTreeMap::new());
@@ -101,6 +109,8 @@ impl Keeper {
             committed: None,
             needed: BTreeSet::new(),
             best: BTreeSet::new(),
+            failed: None,
+            alone: None,
             age: Age {
                 since: Instant::now(),
                 before: assignment.unsaved,
@@ -153,6 +163,66 @@ impl Keeper {
         self.save(learner, results)
     }
 
+    /// As [`Keeper::save`], for the state that the ranks leave with: waits for the save before it and for this one, and
+    /// says whether this rank's part is in the store. `best` as in [`Keeper::save_last`]. Where nobody gathers the parts,
+    /// this rank's stays with it for [`Keeper::part`].
+    ///
+    /// # Errors
+    /// As [`Keeper::save`] and [`Keeper::attend`]. A store that fails is none.
+    pub fn save_leaving(
+        &mut self,
+        learner: &Learner,
+        (results, best): (&Values, bool),
+        alone: bool,
+        control: &Control,
+    ) -> Result<bool, PhaseError> {
+        self.drain(control)?;
+        if best {
+            self.best.insert(learner.step);
+        }
+        if alone {
+            self.alone = Some((learner.step, None));
+        }
+        self.save(learner, results)?;
+        self.drain(control)?;
+        Ok(self.failed != Some(learner.step))
+    }
+
+    /// This rank's part of the save that the ranks bring to its end among themselves.
+    pub fn part(&self) -> Option<&StoredObject> {
+        self.alone.as_ref().and_then(|(_, part)| part.as_ref())
+    }
+
+    /// Writes the manifest of such a save, and waits; whether it is in the store.
+    ///
+    /// # Errors
+    /// As [`Keeper::attend`]. A store that fails is none.
+    pub fn close_alone(
+        &mut self,
+        step: Step,
+        objects: Vec<StoredObject>,
+        control: &Control,
+    ) -> Result<bool, PhaseError> {
+        self.write_manifest(step, objects)?;
+        self.drain(control)?;
+        Ok(self.failed != Some(step))
+    }
+
+    /// Waits until the coordinator has committed the save of `step`; gives up where the store did not take it.
+    ///
+    /// # Errors
+    /// As [`Keeper::attend`].
+    pub fn committed_or_failed(
+        &mut self,
+        step: Step,
+        control: &Control,
+    ) -> Result<bool, PhaseError> {
+        while self.committed != Some(step) && self.failed != Some(step) {
+            self.turn(control)?;
+        }
+        Ok(self.committed == Some(step))
+    }
+
     /// Takes the snapshot of a step and starts to write this rank's part.
     ///
     /// # Errors
@@ -163,6 +233,9 @@ impl Keeper {
             .map(|(name, value)| (name.to_string(), *value))
             .collect();
         self.results.insert(learner.step, results);
+        while self.results.len() > UNCOMMITTED {
+            self.results.pop_first();
+        }
         let key = self.key(learner.step).shard(self.rank);
         let stall = self.saver.save_part(learner.step, key, &learner.state())?;
         tracing::info!(step = learner.step.get(), ?stall, "snapshot taken");
@@ -224,6 +297,7 @@ impl Keeper {
 
     fn obey(&mut self, command: Command) -> Result<(), PhaseError> {
         match command {
+            Command::WriteManifest { step, .. } if self.is_alone(step) => Ok(()),
             Command::WriteManifest { step, objects } => self.write_manifest(step, objects),
             Command::Committed(checkpoint) => {
                 self.committed = Some(checkpoint.step);
@@ -274,8 +348,16 @@ impl Keeper {
             .save_manifest(manifest.reference(digest), Bytes::from(bytes))
     }
 
-    fn report(&self, control: &Control, saved: Saved) -> Result<(), PhaseError> {
+    fn is_alone(&self, step: Step) -> bool {
+        self.alone.as_ref().is_some_and(|(own, _)| *own == step)
+    }
+
+    fn report(&mut self, control: &Control, saved: Saved) -> Result<(), PhaseError> {
         control.report(match saved {
+            Saved::Part { step, object } if self.is_alone(step) => {
+                self.alone = Some((step, Some(object)));
+                return Ok(());
+            }
             Saved::Part { step, object } => Report::PartSaved {
                 step,
                 objects: vec![object],
@@ -287,10 +369,13 @@ impl Keeper {
             Saved::Failed { step, error } if self.needed.contains(&step) => {
                 return Err(error.into());
             }
-            Saved::Failed { step, error } => Report::Notice {
-                kind: "save_failed",
-                message: format!("step {step}: {error}; training goes on to the next save"),
-            },
+            Saved::Failed { step, error } => {
+                self.failed = Some(step);
+                Report::Notice {
+                    kind: "save_failed",
+                    message: format!("step {step}: {error}; training goes on to the next save"),
+                }
+            }
         });
         Ok(())
     }

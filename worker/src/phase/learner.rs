@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use diptych_common::digest::Digest;
 use diptych_common::ids::Step;
 use diptych_common::spec::{OptimizerSpec, PhaseKind, PhaseSpec};
-use tch::Tensor;
+use tch::{Tensor, no_grad};
 
 use super::PhaseError;
 use super::blueprint::Blueprint;
@@ -15,6 +15,7 @@ use crate::device::{Compute, StepError};
 use crate::optim::{Optimizer, Schedule};
 use crate::project::{Model, NamedTensor, Trained};
 use crate::reduce::Buckets;
+use crate::trainer::StateSummary;
 
 /// The state of a phase. All that is not in it follows from the spec and the step.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Learner {
     pub schedule: Schedule,
     /// Steps committed.
     pub step: Step,
+    /// The evaluation that is due at this step has not been heard yet.
+    pub owes_evaluation: bool,
     optimizer: Optimizer,
 }
 
@@ -69,6 +72,7 @@ impl Learner {
             judge: Judge::new(phase),
             schedule,
             step: Step::new(0),
+            owes_evaluation: false,
             optimizer,
         })
     }
@@ -96,16 +100,49 @@ impl Learner {
             own.load(tensors)
                 .map_err(|error| PhaseError::bad_checkpoint(object, error))?;
         }
-        self.step = step;
+        self.stand_at(step);
         Ok(())
     }
 
-    /// Digest of the state: the same on every rank at the same step.
+    /// Takes over a whole state, given in the order of [`state`](Self::state).
     ///
     /// # Errors
     /// Fails only where libtorch does.
-    pub fn digest(&self) -> Result<Digest, PhaseError> {
-        Ok(Digest::new(*NamedTensor::digest(&self.state())?.as_bytes()))
+    pub fn take(&mut self, given: &[NamedTensor], step: Step) -> Result<(), PhaseError> {
+        for (own, given) in self.state().iter_mut().zip(given) {
+            no_grad(|| own.tensor.f_copy_(&given.tensor))?;
+        }
+        self.stand_at(step);
+        Ok(())
+    }
+
+    fn stand_at(&mut self, step: Step) {
+        self.step = step;
+        self.judge.settle();
+        self.owes_evaluation = false;
+    }
+
+    /// Step and digests of the state: the same on every rank at the same step.
+    ///
+    /// # Errors
+    /// Fails only where libtorch does.
+    pub fn summary(&self) -> Result<StateSummary, PhaseError> {
+        let state = self.state();
+        let own: Vec<blake3::Hash> = state
+            .iter()
+            .map(NamedTensor::own_digest)
+            .collect::<Result<_, _>>()?;
+        let digest = NamedTensor::digest_of(&state, &own);
+        let first = |hash: &blake3::Hash| {
+            let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+            u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        };
+        let names = state.into_iter().map(|tensor| tensor.name);
+        Ok(StateSummary {
+            step: self.step,
+            digest: Digest::new(digest.into()),
+            tensors: names.zip(own.iter().map(first)).collect(),
+        })
     }
 
     /// The learning rate of the next step.
@@ -134,8 +171,20 @@ impl Learner {
             done = memory.commit(self.step.get());
         }
         done.map_err(|error| self.give_up(error))?;
-        self.step = self.step.next();
+        self.stand_at(self.step.next());
         Ok(())
+    }
+
+    /// Counts a step whose batch changes nothing. The places that its rows would have in the memory's queue keep what
+    /// they hold.
+    pub fn skip(&mut self) {
+        self.stand_at(self.step.next());
+    }
+
+    /// Comes to rest between two attempts: the state is that of the last committed step, before any evaluation of it.
+    pub fn rest(&mut self) {
+        self.discard_step();
+        self.owes_evaluation |= self.judge.unhear();
     }
 
     /// Forgets what a step that is given up has staged.

@@ -1,33 +1,28 @@
-//! An assignment made ready: data open, everything that can be refused refused, weights loaded, port bound.
+//! An assignment made ready: everything set up, everything that can be refused refused, port bound, rows on their way.
 
 use std::time::{Duration, Instant};
 
-use diptych_common::checkpoint::{NetworkDescription, Preprocessing};
 use diptych_common::digest::Digest;
-use diptych_common::ids::Rank;
-use diptych_common::spec::{Device, DistillSpec, PhaseKind, PhaseSpec, Teacher};
-use diptych_images::augment::preprocessing;
+use diptych_common::ids::Step;
+use diptych_common::spec::{PhaseKind, PhaseSpec};
 
 use super::bad::Notices;
-use super::blueprint::{self, Blueprint, Start};
-use super::data::{Data, Sets};
+use super::data::Data;
 use super::distill::Distill;
 use super::evaluation::Reading;
 use super::finetune::Finetune;
+use super::kept::{Kept, Seat, Setup};
 use super::linear_eval::LinearEval;
 use super::pretrain::Pretrain;
 use super::stream::Batches;
 use super::task::{EvalData, Task};
+use super::transfer;
 use super::{Learner, PhaseError};
-use super::{import, preflight, refuse};
 use crate::batch::order::{Shortage, Stream};
-use crate::batch::{Layout, LoaderOptions, Source, Stop};
-use crate::checkpoint::{Storage, load};
+use crate::batch::{Layout, LoadError, LoaderOptions, Source, Stop};
 use crate::collective::tcp::{Identity, Listener, Secret};
 use crate::collective::{Gang, solo};
-use crate::device::Compute;
-use crate::project::Model;
-use crate::trainer::{Assignment, Begin, Control, Ready, Report};
+use crate::trainer::{Assignment, Begin, Control, Ready};
 
 /// Longest that ranks may take to connect.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -36,226 +31,140 @@ const AHEAD: usize = 2;
 
 /// A rank that stands ready.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct Prepared<'a> {
     pub(super) assignment: Assignment,
-    pub(super) phase: PhaseSpec,
-    pub(super) storage: Storage,
-    pub(super) learner: Learner,
-    pub(super) network: NetworkDescription,
-    pub(super) preprocessing: Preprocessing,
-    pub(super) data_digest: Digest,
-    /// The training images that the main stream takes.
-    pub(super) used: Source,
+    pub(super) setup: &'a Setup,
+    pub(super) learner: &'a mut Learner,
+    whole: &'a mut bool,
+    /// The data, for as long as this attempt goes on.
+    pub(super) data: Data,
     pub(super) notices: Notices,
-    pub(super) parent: Option<Digest>,
-    pub(super) examples: u64,
+    /// How rows are dealt; `None` for a reserve.
+    deal: Option<Deal>,
+    run: Option<Run>,
+    listener: Option<Listener>,
+    /// What was reported of the state that it holds.
+    stated: Option<(Step, Digest)>,
+    /// When the assignment came.
+    pub(super) since: Instant,
+}
+
+/// How the ranks of an attempt share a step.
+#[derive(Debug, Clone, Copy)]
+struct Deal {
+    main: Layout,
+    labelled: Option<Layout>,
+}
+
+/// The rows of the steps from one on, and what is done with them.
+#[derive(Debug)]
+pub(super) struct Run {
+    from: Step,
     pub(super) batches: Batches,
     pub(super) task: Box<dyn Task>,
-    listener: Option<Listener>,
 }
 
-/// Opens everything that an assignment names. The first rank of a job's first phases looks at the data of all phases.
-/// An abort frees it, and from then on every loader.
-///
-/// # Errors
-/// Refusals, bad data and bad checkpoints, all before any training.
-pub fn prepare(assignment: Assignment, control: &Control) -> Result<Prepared, PhaseError> {
-    let phase = assignment.spec.phase(assignment.phase).cloned();
-    let phase = phase.ok_or_else(|| {
-        PhaseError::Internal(format!("the job has no phase {}", assignment.phase))
-    })?;
-    if phase.gang.device == Device::Cuda {
-        return Err(PhaseError::Refused(format!(
-            "phase {}: this build trains on CPUs only: use `device: cpu`",
-            phase.name
-        )));
-    }
-    let compute = Compute::cpu(phase.gang.precision);
-    Compute::set_threads(assignment.place.threads as u32);
-    let layout = Layout::new(phase.batch, phase.lanes, phase.groups, assignment.world)
-        .map_err(crate::batch::LoadError::from)?;
-    let storage = Storage::open(assignment.spec.storage())?;
-    let stop = Stop::new();
-    let aborted = stop.clone();
-    control.on_abort(move |_| aborted.stop());
-    let data = {
-        let mut sets = Sets::new(&assignment.spec, stop);
-        let begins = assignment.resume.is_none() && assignment.inputs.is_empty();
-        if begins && assignment.rank == Rank::new(0) {
-            let mut problems = preflight::problems(&assignment.spec, &mut sets)?;
-            problems.extend(preflight::imports(&assignment.spec, phase.index)?);
-            refuse::all(problems)?;
-        }
-        Data::open(&mut sets, &phase)?
-    };
-    let notices = Notices::new(control);
-    let reading = Reading {
-        preprocessing: preprocessing(&phase.augment),
-        max_bad_images: phase.max_bad_images,
-        threads: assignment.place.threads,
-        notices: notices.clone(),
-    };
-    let eval_data = EvalData {
-        train: data.train.clone(),
-        eval: data.eval.clone(),
-        reading,
-    };
+// === impl Seat ===
 
-    let mut teacher = None;
-    let blueprint = match &phase.kind {
-        PhaseKind::Distill(distill) => {
-            let (plan, model) =
-                student_and_teacher(&assignment, (&phase, distill), (&storage, &data), compute)?;
-            teacher = Some(model);
-            plan
+impl Seat {
+    /// Makes an assignment ready. An abort frees it, and from then on every loader.
+    ///
+    /// # Errors
+    /// Refusals, bad data and bad checkpoints, all before any training.
+    pub fn prepare(
+        &mut self,
+        assignment: Assignment,
+        control: &Control,
+    ) -> Result<Prepared<'_>, PhaseError> {
+        let since = Instant::now();
+        let stop = Stop::new();
+        let aborted = stop.clone();
+        control.on_abort(move |_| aborted.stop());
+        let notices = Notices::new(control, &self.told);
+        let Kept {
+            setup,
+            learner,
+            whole,
+        } = self.set_up(&assignment, &stop, control)?;
+        let deal = match assignment.reserve {
+            true => None,
+            false => Some(Deal::new(&setup.phase, assignment.world)?),
+        };
+        let alone = assignment.world == 1 || assignment.reserve;
+        let listener = match alone {
+            true => None,
+            false => Some(Listener::bind(&format!(
+                "{}:0",
+                assignment.place.data_address
+            ))?),
+        };
+        control.check()?;
+        let mut prepared = Prepared {
+            data: setup.data.under(&stop),
+            assignment,
+            setup,
+            learner,
+            whole,
+            notices,
+            deal,
+            run: None,
+            listener,
+            stated: None,
+            since,
+        };
+        if *prepared.whole && prepared.deal.is_some() {
+            prepared.run = Some(prepared.start()?);
         }
-        _ => {
-            let classes = data
-                .train
-                .index()
-                .labelled()
-                .then(|| data.train.index().classes());
-            blueprint::plan(
-                &assignment.spec,
-                &phase,
-                &assignment.inputs,
-                &storage,
-                classes,
-            )?
-        }
-    };
-    let taught = teacher
-        .as_ref()
-        .and(blueprint.description.classifier.as_ref())
-        .map(|classifier| classifier.classes.as_slice());
-    refuse::all(data.problems(&phase, taught))?;
-    control.check()?;
-
-    let examples = data.used.len();
-    let mut learner = Learner::new(
-        &blueprint,
-        &phase,
-        assignment.spec.seed(),
-        compute,
-        examples,
-    )?;
-    let begins = assignment.resume.is_none() && assignment.rank == Rank::new(0);
-    if let Some(start) = blueprint.start.as_ref().filter(|_| begins) {
-        tell(start, &phase, control);
+        Ok(prepared)
     }
-    let mut parent = blueprint.start.as_ref().and_then(|start| start.parent);
-    if let Some(checkpoint) = &assignment.resume {
-        resume(&assignment, &storage, &mut learner, &data)?;
-        parent = Some(checkpoint.digest);
-    }
-
-    let options = |stream, shortage, groups_at_once| LoaderOptions {
-        seed: assignment.spec.seed(),
-        phase: phase.index,
-        stream,
-        views: phase.views(),
-        augment: phase.augment.clone(),
-        shortage,
-        groups_at_once,
-        max_bad_images: phase.max_bad_images,
-        threads: assignment.place.threads,
-        ahead: AHEAD,
-        steps: learner.step.get()..learner.total().get(),
-    };
-    let images = phase.batch;
-    let (shortage, task): (Shortage, Box<dyn Task>) = match (&phase.kind, teacher) {
-        (PhaseKind::Pretrain(spec), _) => (
-            Shortage::Refuse,
-            Box::new(Pretrain::new(spec.clone(), layout, eval_data)?),
-        ),
-        (PhaseKind::LinearEval(spec), _) => {
-            let task = LinearEval::new(images, &spec.layers, &blueprint.description, eval_data);
-            (Shortage::Wrap, Box::new(task))
-        }
-        (PhaseKind::Finetune(_), _) => (Shortage::Wrap, Box::new(Finetune::new(images, eval_data))),
-        (PhaseKind::Distill(spec), Some(teacher)) => {
-            let labelled = match &spec.labelled {
-                Some(stream) => {
-                    let layout =
-                        Layout::new(stream.batch, phase.lanes, phase.groups, assignment.world)
-                            .map_err(crate::batch::LoadError::from)?;
-                    let source = data.labelled.as_ref().unwrap_or(&data.train);
-                    let options =
-                        options(Stream::Labelled, Shortage::Wrap, phase.micro_batch_groups);
-                    Some(Batches::start(
-                        source,
-                        layout,
-                        assignment.rank,
-                        options,
-                        compute,
-                    )?)
-                }
-                None => None,
-            };
-            (
-                Shortage::Wrap,
-                Box::new(Distill::new(
-                    spec.clone(),
-                    images,
-                    teacher,
-                    labelled,
-                    eval_data,
-                )),
-            )
-        }
-        (PhaseKind::Distill(_), None) => {
-            return Err(PhaseError::Internal("no teacher was loaded".to_owned()));
-        }
-    };
-    let options = options(Stream::Main, shortage, phase.micro_batch_groups);
-    let batches = Batches::start(&data.used, layout, assignment.rank, options, compute)?;
-    let listener = match assignment.world {
-        1 => None,
-        _ => Some(Listener::bind(&format!(
-            "{}:0",
-            assignment.place.data_address
-        ))?),
-    };
-    control.check()?;
-    Ok(Prepared {
-        network: blueprint.description,
-        assignment,
-        preprocessing: preprocessing(&phase.augment),
-        phase,
-        storage,
-        learner,
-        data_digest: data.digest(),
-        used: data.used,
-        notices,
-        parent,
-        examples,
-        batches,
-        task,
-        listener,
-    })
 }
 
-impl Prepared {
+// === impl Deal ===
+
+impl Deal {
+    fn new(phase: &PhaseSpec, world: u32) -> Result<Self, LoadError> {
+        let layout = |batch| Layout::new(batch, phase.lanes, phase.groups, world);
+        let labelled = match &phase.kind {
+            PhaseKind::Distill(spec) => spec.labelled.as_ref(),
+            _ => None,
+        };
+        Ok(Self {
+            main: layout(phase.batch)?,
+            labelled: labelled.map(|stream| layout(stream.batch)).transpose()?,
+        })
+    }
+}
+
+// === impl Prepared ===
+
+impl Prepared<'_> {
     /// What the coordinator compares over the ranks.
     ///
     /// # Errors
     /// Fails only where libtorch does.
-    pub fn ready(&self) -> Result<Ready, PhaseError> {
+    pub fn ready(&mut self) -> Result<Ready, PhaseError> {
+        let holds = *self.whole && !self.assignment.reserve;
+        let state = holds.then(|| self.learner.summary()).transpose()?;
+        self.stated = state.as_ref().map(|state| (state.step, state.digest));
+        let step = self.stated.map(|(step, _)| step.get());
+        tracing::info!(?step, took = ?self.since.elapsed(), "ready");
         Ok(Ready {
             endpoint: self
                 .listener
                 .as_ref()
                 .map(Listener::endpoint)
                 .unwrap_or_default(),
-            step: self.learner.step,
-            state_digest: self.learner.digest()?,
+            state,
             nccl_id: Vec::new(),
-            data_digest: self.data_digest,
+            data_digest: self.setup.data_digest,
         })
     }
 
     /// Forms the gang; an abort frees it from then on.
     pub(super) fn connect(&mut self, begin: &Begin, control: &Control) -> Result<Gang, PhaseError> {
+        if self.assignment.reserve {
+            return Err(PhaseError::Internal("a reserve was told to begin".into()));
+        }
         let Some(listener) = self.listener.take() else {
             let gang = solo::gang();
             let abort = gang.abort.clone();
@@ -284,71 +193,126 @@ impl Prepared {
             .iter()
             .map(|peer| peer.endpoint.clone())
             .collect();
-        Ok(listener.connect(identity, &peers, Instant::now() + CONNECT)?)
+        let started = Instant::now();
+        let gang = listener.connect(identity, &peers, started + CONNECT)?;
+        tracing::info!(took = ?started.elapsed(), "connected");
+        Ok(gang)
     }
-}
 
-/// What people should know of the weights that a phase starts from.
-fn tell(start: &Start, phase: &PhaseSpec, control: &Control) {
-    if !start.head {
-        let message = format!(
-            "{} holds no whole projection head: phase {} starts a fresh one",
-            start.object, phase.name
-        );
-        control.report(Report::Notice {
-            kind: "fresh_head",
-            message,
-        });
+    /// Ends up with the state that all ranks begin with: its own, or that of the rank that has it. What it held stays
+    /// until the other has come whole.
+    ///
+    /// # Errors
+    /// [`PhaseError::Diverged`] where it is not the state that the coordinator announced; the collective's.
+    pub(super) fn take_state(&mut self, begin: &Begin, gang: &Gang) -> Result<(), PhaseError> {
+        let Some(source) = begin.source else {
+            return match (self.stated, begin.state) {
+                (None, _) => Err(PhaseError::Internal(
+                    "this rank holds no state, and none is to give it one".to_owned(),
+                )),
+                (Some(own), Some(wanted)) if own != wanted => Err(PhaseError::Diverged(format!(
+                    "the gang begins at step {} with another state than this rank's of step {}",
+                    wanted.0, own.0
+                ))),
+                _ => Ok(()),
+            };
+        };
+        let (step, digest) = begin.state.ok_or_else(|| {
+            PhaseError::Internal("a state is to be taken that nobody described".to_owned())
+        })?;
+        let started = Instant::now();
+        let state = self.learner.state();
+        let given = transfer::from(source, &state, &*gang.gradients)?;
+        if gang.rank() != source && self.stated != Some((step, digest)) {
+            transfer::verify(&given, digest, (source, step))?;
+            self.learner.take(&given, step)?;
+            *self.whole = true;
+        }
+        tracing::info!(step = step.get(), from = source.get(), took = ?started.elapsed(), "state taken");
+        Ok(())
     }
-    if let Some(advice) = &start.advice {
-        control.report(Report::Notice {
-            kind: "import",
-            message: format!("{} {advice}", start.object),
-        });
-    }
-}
 
-/// The student's plan, and the teacher with its weights.
-fn student_and_teacher(
-    assignment: &Assignment,
-    (phase, spec): (&PhaseSpec, &DistillSpec),
-    (storage, data): (&Storage, &Data),
-    compute: Compute,
-) -> Result<(Blueprint, Model), PhaseError> {
-    let inputs = &assignment.inputs;
-    let teaching = match &spec.teacher {
-        Teacher::Phase(name) => blueprint::teaching(blueprint::input(inputs, name)?, storage)?,
-        Teacher::Import(url) => import::teacher(url, [Some(&data.train), data.eval.as_ref()])?,
-    };
-    let mut teacher = Model::new(&teaching.model, 0, compute)?;
-    teacher
-        .load(&teaching.tensors, |_| true)
-        .map_err(|error| PhaseError::bad_checkpoint(&teaching.object, error))?;
-    let job = &assignment.spec;
-    let student = blueprint::student(job, phase, inputs, storage, teaching.classes)?;
-    Ok((student, teacher))
-}
+    /// The rows and the work of the steps to come.
+    pub(super) fn take_run(&mut self) -> Result<Run, PhaseError> {
+        match self.run.take() {
+            Some(run) if run.from == self.learner.step => Ok(run),
+            _ => self.start(),
+        }
+    }
 
-fn resume(
-    assignment: &Assignment,
-    storage: &Storage,
-    learner: &mut Learner,
-    data: &Data,
-) -> Result<(), PhaseError> {
-    let Some(checkpoint) = &assignment.resume else {
-        return Ok(());
-    };
-    let loaded = load::load(storage, checkpoint, |_| true)?;
-    let object = checkpoint.manifest.to_string();
-    if loaded.manifest.spec != assignment.spec.digest() {
-        let problem = "it was written for another spec: submit a new job";
-        return Err(PhaseError::bad_checkpoint(object, problem));
+    fn start(&self) -> Result<Run, PhaseError> {
+        let (setup, data) = (self.setup, &self.data);
+        let deal = self
+            .deal
+            .ok_or_else(|| PhaseError::Internal("a reserve has no rows".to_owned()))?;
+        let phase = &setup.phase;
+        let eval_data = EvalData {
+            train: data.train.clone(),
+            eval: data.eval.clone(),
+            reading: Reading {
+                preprocessing: setup.preprocessing,
+                max_bad_images: phase.max_bad_images,
+                threads: self.assignment.place.threads,
+                notices: self.notices.clone(),
+            },
+        };
+        let (images, wrap) = (phase.batch, Shortage::Wrap);
+        let (shortage, task): (Shortage, Box<dyn Task>) = match (&phase.kind, &setup.teacher) {
+            (PhaseKind::Pretrain(spec), _) => (
+                Shortage::Refuse,
+                Box::new(Pretrain::new(spec.clone(), deal.main, eval_data)?),
+            ),
+            (PhaseKind::LinearEval(spec), _) => {
+                let task = LinearEval::new(images, &spec.layers, &setup.network, eval_data);
+                (wrap, Box::new(task))
+            }
+            (PhaseKind::Finetune(_), _) => (wrap, Box::new(Finetune::new(images, eval_data))),
+            (PhaseKind::Distill(spec), Some(teacher)) => {
+                let source = data.labelled.as_ref().unwrap_or(&data.train);
+                let labelled = deal
+                    .labelled
+                    .map(|layout| self.rows(source, layout, (Stream::Labelled, wrap)));
+                let task = Distill::new(
+                    spec.clone(),
+                    images,
+                    teacher.clone(),
+                    labelled.transpose()?,
+                    eval_data,
+                );
+                (wrap, Box::new(task))
+            }
+            (PhaseKind::Distill(_), None) => {
+                return Err(PhaseError::Internal("no teacher was loaded".to_owned()));
+            }
+        };
+        Ok(Run {
+            from: self.learner.step,
+            batches: self.rows(&data.used, deal.main, (Stream::Main, shortage))?,
+            task,
+        })
     }
-    if !data.is(loaded.manifest.data) {
-        return Err(PhaseError::BadData(format!(
-            "the training images, the evaluation images or the chosen labels changed since {object} was written: \
-             restore them, or submit a new job"
-        )));
+
+    fn rows(
+        &self,
+        source: &Source,
+        layout: Layout,
+        (stream, shortage): (Stream, Shortage),
+    ) -> Result<Batches, PhaseError> {
+        let phase = &self.setup.phase;
+        let options = LoaderOptions {
+            seed: self.assignment.spec.seed(),
+            phase: phase.index,
+            stream,
+            views: phase.views(),
+            augment: phase.augment.clone(),
+            shortage,
+            groups_at_once: phase.micro_batch_groups,
+            max_bad_images: phase.max_bad_images,
+            threads: self.assignment.place.threads,
+            ahead: AHEAD,
+            steps: self.learner.step.get()..self.learner.total().get(),
+        };
+        let rank = self.assignment.rank;
+        Batches::start(source, layout, rank, options, self.setup.compute)
     }
-    learner.resume(&loaded.tensors, loaded.manifest.step, &object)
 }

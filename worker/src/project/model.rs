@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use diptych_common::network::{self, Layers};
 use diptych_common::spec::EncoderSpec;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 use super::linear::Reading;
 use super::{Head, HeadPart, Reader};
@@ -367,23 +367,41 @@ impl NamedTensor {
         })
     }
 
-    /// BLAKE3 over names, dtypes and values in the given order: equal digests mean equal states.
+    /// BLAKE3 of the values, dtype and shape.
+    ///
+    /// # Errors
+    /// [`StepError::Torch`].
+    pub fn own_digest(&self) -> Result<blake3::Hash, StepError> {
+        let values = self.tensor.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+        let mut bytes = vec![0; values.numel() * values.kind().elt_size_in_bytes()];
+        values.f_copy_data_u8(&mut bytes, values.numel())?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{:?}{:?}", values.kind(), values.size()).as_bytes());
+        hasher.update(&bytes);
+        Ok(hasher.finalize())
+    }
+
+    /// BLAKE3 over names and [`own_digest`](Self::own_digest)s in the given order: equal digests mean equal states.
     ///
     /// # Errors
     /// [`StepError::Torch`].
     pub fn digest(tensors: &[Self]) -> Result<blake3::Hash, StepError> {
+        let own = tensors.iter().map(Self::own_digest);
+        Ok(Self::digest_of(
+            tensors,
+            &own.collect::<Result<Vec<_>, _>>()?,
+        ))
+    }
+
+    /// As [`NamedTensor::digest`], of tensors whose own digests are known.
+    pub fn digest_of(tensors: &[Self], own: &[blake3::Hash]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = Vec::new();
-        for NamedTensor { name, tensor, .. } in tensors {
+        for (NamedTensor { name, .. }, own) in tensors.iter().zip(own) {
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
-            let values = tensor.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
-            let bytes = values.numel() * if values.kind() == Kind::Double { 8 } else { 4 };
-            buffer.resize(bytes, 0);
-            values.f_copy_data_u8(&mut buffer, values.numel())?;
-            hasher.update(&buffer);
+            hasher.update(own.as_bytes());
         }
-        Ok(hasher.finalize())
+        hasher.finalize()
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Buckets {
     flat: Vec<Tensor>,
     shared: Arc<Shared>,
     reports: Option<Reports>,
+    channel: Arc<dyn Collective>,
+    waited: Duration,
 }
 
 /// How long the gradients of one step travelled.
@@ -104,7 +106,7 @@ impl Buckets {
             flat.push(buffer);
         }
         let (full, reports) = if channel.world() > 1 {
-            start(&flat, channel).map(|(a, b)| (Some(a), Some(b)))?
+            start(&flat, Arc::clone(&channel)).map(|(a, b)| (Some(a), Some(b)))?
         } else {
             (None, None)
         };
@@ -126,6 +128,8 @@ impl Buckets {
             flat,
             shared,
             reports,
+            channel,
+            waited: Duration::ZERO,
         })
     }
 
@@ -162,12 +166,19 @@ impl Buckets {
             }
         }
         self.shared.send(Work::Report);
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), self.channel.waited());
         let total = reports.recv().unwrap_or(Err(CollectiveError::Aborted))?;
+        let blocked = self.channel.waited().saturating_sub(before);
+        self.waited += blocked.min(started.elapsed());
         Ok(Reduced {
             total,
             exposed: started.elapsed().min(total),
         })
+    }
+
+    /// Time in which nothing was left to do but wait for peers' gradients, over all steps.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// The gradients, in the order of [`Model::trained`].

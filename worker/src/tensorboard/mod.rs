@@ -137,6 +137,14 @@ impl Board {
         open.attend(control);
     }
 
+    /// Ends the segment, and hands it to the store without waiting: the ranks leave.
+    pub fn publish(&mut self, control: &Control) {
+        if let Some(open) = &mut self.0 {
+            open.backlog.close();
+            open.attend(control);
+        }
+    }
+
     /// Writes what is left, and waits a little while for it. An abort ends the wait.
     pub fn close(self, control: &Control) {
         let Some(mut open) = self.0 else { return };

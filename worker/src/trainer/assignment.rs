@@ -1,11 +1,12 @@
 //! What a rank is told: its share of an attempt, where its peers are, and what becomes of its saves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use diptych_common::checkpoint::{CheckpointRef, StoredObject};
+use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Rank, Step, WorkerId};
 use diptych_common::spec::JobSpec;
 
@@ -20,14 +21,20 @@ pub struct Assignment {
     pub rank: Rank,
     /// Ranks in the gang, at least 1.
     pub world: u32,
+    /// Stands by beside the gang, its rank beyond the world: everything is loaded but the state.
+    pub reserve: bool,
     /// The whole job.
     pub spec: JobSpec,
     /// Which phase of it.
     pub phase: PhaseIndex,
     /// Proves to peers that this rank belongs to the attempt.
     pub secret: Secret,
-    /// Where this phase goes on from; `None` where nothing of it has been committed.
+    /// Which state the rank begins with.
+    pub start: StartFrom,
+    /// The newest checkpoint of this phase; `None` where nothing of it has been committed.
     pub resume: Option<CheckpointRef>,
+    /// Steps, counted from 0, whose batch is drawn but changes nothing.
+    pub skip: BTreeSet<Step>,
     /// Final checkpoints of the phases that `from` and `teacher` name.
     pub inputs: BTreeMap<PhaseName, CheckpointRef>,
     /// Age of the state that a crash now would fall back to: since `resume` was committed or, without one, since the
@@ -35,6 +42,16 @@ pub struct Assignment {
     pub unsaved: Duration,
     /// What the agent gives to every trainer on this machine.
     pub place: Place,
+}
+
+/// Which state a rank begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StartFrom {
+    /// What `resume` names or, without it, the beginning; what the process holds in memory is forgotten.
+    #[default]
+    Checkpoint,
+    /// What the process holds in memory; where that is nothing, a peer's state.
+    Memory,
 }
 
 /// What a trainer may use of its machine.
@@ -61,6 +78,10 @@ pub struct Begin {
     pub peers: Vec<Peer>,
     /// Rank 0's NCCL id; empty on CPU.
     pub nccl_id: Vec<u8>,
+    /// The rank whose state all others take before the first step; `None` where all hold the same.
+    pub source: Option<Rank>,
+    /// The state that every rank begins with; `None` where the coordinator did not say.
+    pub state: Option<(Step, Digest)>,
 }
 
 /// One rank of the gang.
@@ -86,6 +107,17 @@ pub enum Command {
     },
     /// This checkpoint is committed: it will be found by the next attempt.
     Committed(CheckpointRef),
+}
+
+/// Leave by plan, after a step that all ranks agree on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leave {
+    /// Why.
+    pub reason: String,
+    /// Save that step first.
+    pub save: bool,
+    /// Nobody gathers parts and commits: the ranks do it among themselves.
+    pub alone: bool,
 }
 
 impl Secret {

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use diptych_proto::v1::FailureKind;
+use diptych_common::ids::{Rank, Step};
 
 use crate::phase::PhaseError;
 
-use super::wire::{self, Fence, Incoming, WireError};
-use super::{Assignment, Control, Place, Report};
+use super::attempts::Attempts;
+use super::wire::{self, Incoming};
+use super::{Aborted, Assignment, Control, Fence, Held, Place, Report};
 
 /// What the agent puts on the command line of a trainer.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,7 +43,7 @@ pub const FAILED: u8 = 1;
 pub const UNUSABLE: u8 = 2;
 /// The exit status after the agent has gone: nobody is left to report to.
 pub const ORPHANED: u8 = 3;
-/// The exit status after an abort that the agent asked for.
+/// The exit status after an abort that was to end the process.
 pub const ABORTED: u8 = 4;
 
 /// How long the last report may take to reach the agent.
@@ -50,13 +51,44 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long an orphan may take to leave its collectives before the process ends anyway.
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 
-/// Runs one attempt's share and returns the exit status. The process does nothing else, before or after.
-///
-/// `work` is the phase: it prepares, reports ready, waits for the start, trains, and returns after the last commit.
-pub fn run(
-    args: TrainerArgs,
-    work: impl FnOnce(Assignment, &Control) -> Result<(), PhaseError>,
-) -> ExitCode {
+/// What a trainer does with its attempts: the phase.
+pub trait Work {
+    /// Prepares, reports ready, waits for the start, trains, and returns after the last commit or when it left by plan.
+    ///
+    /// # Errors
+    /// Why the rank stopped early. Whatever it is, the state in memory is that of the last committed step.
+    fn attempt(&mut self, assignment: Assignment, control: &Control) -> Result<Ended, PhaseError>;
+
+    /// Forgets the state in memory.
+    fn forget(&mut self);
+
+    /// Steps committed in the state in memory; `None` where there is none.
+    fn holds(&self) -> Option<Step>;
+
+    /// Whether the process lives on after this failure of its own, to be prepared again.
+    fn outlives(&self, error: &PhaseError) -> bool;
+}
+
+/// How an attempt ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The phase's work is done and committed.
+    Done,
+    /// The gang left by plan, for this reason.
+    Left(String),
+}
+
+/// What follows the end of an attempt.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    /// The process ends with this status, after its last report, if any.
+    Exit(u8, Option<Report>),
+    /// It says these, and waits.
+    Wait(Vec<Report>),
+}
+
+/// Serves one attempt after the other and returns the exit status. The process does nothing else, before or after.
+pub fn run(args: TrainerArgs, work: impl Work) -> ExitCode {
     crate::device::keep_freed_memory();
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -65,7 +97,7 @@ pub fn run(
             thread.name().unwrap_or("unnamed")
         );
     }));
-    match attempt(args, work) {
+    match process(args, work) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("trainer: {error:#}");
@@ -74,38 +106,43 @@ pub fn run(
     }
 }
 
-fn attempt(
-    args: TrainerArgs,
-    work: impl FnOnce(Assignment, &Control) -> Result<(), PhaseError>,
-) -> anyhow::Result<u8> {
-    let (mut commands, reports) = sockets(args.control_fd)?;
+fn process(args: TrainerArgs, mut work: impl Work) -> anyhow::Result<u8> {
+    let (commands, reports) = sockets(args.control_fd)?;
     let place = Place {
         device: args.device,
         data_address: args.data_address,
         threads: args.threads.max(1),
         work_dir: args.work_dir,
     };
+    serve(commands, reports, place, &mut work)
+}
+
+/// The process between its sockets.
+fn serve(
+    mut commands: UnixStream,
+    reports: UnixStream,
+    place: Place,
+    work: &mut impl Work,
+) -> anyhow::Result<u8> {
     let first = wire::read(&mut commands).context("wait for the assignment")?;
     let first = first.context("the agent closed before it sent an assignment")?;
     let fence = Fence::try_from(&first).context("read the assignment")?;
-    let control = Control::new();
+    let control = Control::new(fence);
     let writer = spawn("reports", {
-        let (control, fence) = (control.clone(), fence.clone());
-        move || write_reports(&control, &fence, reports)
+        let control = control.clone();
+        move || write_reports(&control, reports)
     })?;
     let assignment = match wire::incoming(first, &place) {
         Ok(Incoming::Prepare(assignment)) => Ok(*assignment),
         Ok(_) => Err("the first message is not an assignment".to_owned()),
         Err(error) => Err(error.to_string()),
     };
+    let attempts = Attempts::new(control.clone(), assignment);
     spawn("commands", {
-        let control = control.clone();
-        move || read_commands(&control, &fence, &place, commands)
+        let attempts = attempts.clone();
+        move || read_commands(&attempts, &place, commands)
     })?;
-    let result = assignment
-        .map_err(PhaseError::Refused)
-        .and_then(|assignment| work(assignment, &control));
-    let status = conclude(&control, result);
+    let status = attend(&attempts, work);
     control.flush(LAST_WORDS);
     control.close();
     // The writer ends with its queue; a panic of it has printed its line.
@@ -113,72 +150,110 @@ fn attempt(
     Ok(status)
 }
 
-/// Reports how the work ended, in words on standard error and by kind to the coordinator.
-fn conclude(control: &Control, result: Result<(), PhaseError>) -> u8 {
-    match result {
-        Ok(()) => DONE,
-        Err(PhaseError::Aborted(reason)) => {
-            eprintln!("left the attempt: {reason}");
-            ABORTED
+/// The main thread: one attempt after the other, until one of them ends the process.
+pub(crate) fn attend(attempts: &Attempts, work: &mut impl Work) -> u8 {
+    while let Some(turn) = attempts.next() {
+        if turn.forget {
+            work.forget();
         }
-        Err(error) => {
-            eprintln!("failed: {error}");
-            // An abort explains the loss of the peers better than the loss does, and has been told already.
-            if control.check().is_err() && error.kind() == FailureKind::PeerLost {
-                return ABORTED;
+        let control = turn.control;
+        let assignment = turn.assignment.map_err(PhaseError::Refused);
+        let result = assignment.and_then(|assignment| work.attempt(assignment, &control));
+        let aborted = control.check().err();
+        match verdict(result, aborted, attempts.ended(), work) {
+            Verdict::Exit(status, last) => {
+                last.into_iter().for_each(|report| control.report(report));
+                return status;
             }
-            control.report(Report::Failed {
+            // Who was assigned again is not waiting: the coordinator has gone on.
+            Verdict::Wait(_) if attempts.overtaken() => {}
+            Verdict::Wait(reports) => {
+                for report in reports {
+                    control.report(report);
+                }
+            }
+        }
+    }
+    ABORTED
+}
+
+/// What follows the end of an attempt: `ends` says that the agent wants the process gone. In words on standard error.
+fn verdict(
+    result: Result<Ended, PhaseError>,
+    aborted: Option<Aborted>,
+    ends: bool,
+    work: &impl Work,
+) -> Verdict {
+    let hold = |reason: String, lost_peers: Vec<Rank>| {
+        eprintln!("left the attempt: {reason}");
+        if ends {
+            return Verdict::Exit(ABORTED, None);
+        }
+        let step = work.holds().unwrap_or(Step::new(0));
+        Verdict::Wait(vec![Report::Held(Held {
+            step,
+            reason,
+            lost_peers,
+        })])
+    };
+    let error = match result {
+        Ok(Ended::Done) => return Verdict::Exit(DONE, None),
+        Ok(Ended::Left(reason)) => return hold(reason, Vec::new()),
+        Err(error) => error,
+    };
+    match (error, aborted) {
+        // An abort explains the loss of the peers better than the loss does.
+        (PhaseError::PeerLost { .. } | PhaseError::Aborted(_), Some(Aborted { reason })) => {
+            hold(reason, Vec::new())
+        }
+        (PhaseError::PeerLost { reason, peers }, None) => hold(reason, peers),
+        (PhaseError::Aborted(reason), None) => hold(reason, Vec::new()),
+        (error, _) => {
+            eprintln!("failed: {error}");
+            let failed = Report::Failed {
                 kind: error.kind(),
                 message: error.to_string(),
                 object: error.object().map(str::to_owned),
+                step: error.step(),
+            };
+            if ends || !work.outlives(&error) {
+                return Verdict::Exit(FAILED, Some(failed));
+            }
+            let held = Report::Held(Held {
+                step: work.holds().unwrap_or(Step::new(0)),
+                reason: error.to_string(),
+                lost_peers: Vec::new(),
             });
-            FAILED
+            Verdict::Wait(vec![failed, held])
         }
     }
 }
 
-fn read_commands(control: &Control, fence: &Fence, place: &Place, mut from: UnixStream) {
+fn read_commands(attempts: &Attempts, place: &Place, mut from: UnixStream) {
     loop {
         let sent = match wire::read(&mut from) {
             Ok(Some(sent)) => sent,
-            Ok(None) => return orphaned(control, "the agent has gone"),
-            Err(error) => return orphaned(control, &error.to_string()),
+            Ok(None) => return orphaned(attempts, "the agent has gone"),
+            Err(error) => return orphaned(attempts, &error.to_string()),
         };
         match Fence::try_from(&sent) {
-            Ok(other) if other == *fence => {}
-            Ok(other) => {
-                tracing::warn!(?other, "command for another rank or attempt dropped");
-                continue;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "command dropped");
-                continue;
-            }
-        }
-        match wire::incoming(sent, place) {
-            Ok(Incoming::Begin(begin)) => control.give_begin(begin),
-            Ok(Incoming::Command(command)) => control.give_command(command),
-            Ok(Incoming::Abort(reason)) => control.abort(&reason),
-            Ok(Incoming::Prepare(_)) => tracing::warn!("a second assignment was dropped"),
-            Err(error @ (WireError::Field(_) | WireError::Spec(_))) => {
-                tracing::warn!(%error, "command dropped")
-            }
-            Err(error) => return orphaned(control, &error.to_string()),
+            Ok(fence) => attempts.hear(fence, wire::incoming(sent, place)),
+            Err(error) => tracing::warn!(%error, "command dropped"),
         }
     }
 }
 
 /// A trainer never outlives its agent: it frees its collectives, and ends even where the main thread is stuck.
-fn orphaned(control: &Control, reason: &str) {
+fn orphaned(attempts: &Attempts, reason: &str) {
     eprintln!("{reason}: leaving");
-    control.close();
-    control.abort(reason);
+    attempts.newest().close();
+    attempts.end(reason);
     std::thread::sleep(ORPHAN_GRACE);
     std::process::exit(i32::from(ORPHANED));
 }
 
-fn write_reports(control: &Control, fence: &Fence, mut to: UnixStream) {
-    while let Some(report) = control.next_report() {
+fn write_reports(control: &Control, mut to: UnixStream) {
+    while let Some((fence, report)) = control.next_report() {
         if let Err(error) = wire::write(&mut to, &fence.event(report)) {
             eprintln!("report not sent: {error}");
             return control.close();
@@ -215,3 +290,6 @@ fn spawn(
         .spawn(work)
         .with_context(|| format!("start thread {name}"))
 }
+
+#[cfg(test)]
+mod tests;

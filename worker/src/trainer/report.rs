@@ -2,7 +2,7 @@
 
 use diptych_common::checkpoint::{CheckpointRef, StoredObject};
 use diptych_common::digest::Digest;
-use diptych_common::ids::Step;
+use diptych_common::ids::{Rank, Step};
 use diptych_proto::v1::FailureKind;
 
 /// One report of a rank.
@@ -41,13 +41,19 @@ pub enum Report {
         message: String,
         /// Key of the manifest, or URL, of a checkpoint that could not be loaded.
         object: Option<String>,
+        /// [`FailureKind::NonFinite`]: steps that were committed before the step that it appeared in.
+        step: Option<Step>,
     },
+    /// It has left its gang, holds a whole state, and waits for the next assignment.
+    Held(Held),
+    /// The answer to a ping.
+    Pong,
     /// What the rank does from now on.
     Activity(Activity),
     /// Something that people should know.
     Notice {
         /// A short word in snake case, e.g. `bad_image`, `save_skipped`, `save_failed`, `fresh_head`, `stopped_early`,
-        /// `tensorboard_failed`.
+        /// `tensorboard_failed`, `batch_skipped`.
         kind: &'static str,
         /// What happened, where.
         message: String,
@@ -65,19 +71,39 @@ pub enum Activity {
     Saving,
 }
 
-/// What a prepared rank holds.
+/// What a prepared rank says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
-    /// `host:port` where this rank listens; empty in a world of one.
+    /// `host:port` where this rank listens; empty in a world of one, and for a reserve.
     pub endpoint: String,
-    /// Steps committed in the state that it holds.
-    pub step: Step,
-    /// BLAKE3 of that state: same step must mean same digest on every rank.
-    pub state_digest: Digest,
+    /// The state that it holds; `None` where a peer is to give it one.
+    pub state: Option<StateSummary>,
     /// Rank 0 on GPUs; empty elsewhere.
     pub nccl_id: Vec<u8>,
     /// BLAKE3 of what it sees of its data: the same on every rank.
     pub data_digest: Digest,
+}
+
+/// A state, as the coordinator compares it over the ranks: same step must mean same digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateSummary {
+    /// Steps committed in it.
+    pub step: Step,
+    /// BLAKE3 over all of it.
+    pub digest: Digest,
+    /// Its tensors by name, in its order, each with the first 8 bytes of its own BLAKE3.
+    pub tensors: Vec<(String, u64)>,
+}
+
+/// A rank that waits between two attempts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Steps committed in the state that it holds; 0 where it holds none.
+    pub step: Step,
+    /// Why it left its gang.
+    pub reason: String,
+    /// The peers whose loss it saw; empty where it was told to leave.
+    pub lost_peers: Vec<Rank>,
 }
 
 /// Where a rank is.
@@ -91,6 +117,8 @@ pub struct Progress {
     pub images_per_s: f64,
     /// Seconds of one step on this rank, lately.
     pub step_s: f64,
+    /// Seconds of `step_s` in which it waited for peers.
+    pub waited_s: f64,
     /// Rank 0: measurements since the last report; empty elsewhere.
     pub measurements: Vec<Measurement>,
 }

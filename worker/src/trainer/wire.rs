@@ -14,7 +14,10 @@ use diptych_proto::{convert, v1};
 use prost::Message;
 
 use super::assignment::Place;
-use super::{Activity, Assignment, Begin, Command, Measurement, Peer, Report, Secret};
+use super::{
+    Activity, Assignment, Begin, Command, Held, Leave, Measurement, Peer, Ready, Report, Secret,
+    StartFrom,
+};
 
 /// The largest message that either side sends.
 pub const MAX_FRAME: usize = 64 << 20;
@@ -42,14 +45,23 @@ pub enum WireError {
 /// What the agent sends, in this process's words.
 #[derive(Debug)]
 pub enum Incoming {
-    /// The share of an attempt; always first.
+    /// The share of an attempt; always first. A later one ends the attempt before it.
     Prepare(Box<Assignment>),
     /// All ranks stand ready.
     Begin(Begin),
     /// For a rank that trains.
     Command(Command),
-    /// Leave, for this reason.
-    Abort(String),
+    /// Leave at once.
+    Abort {
+        /// Why.
+        reason: String,
+        /// Keep process and state for the next attempt; otherwise end.
+        keep: bool,
+    },
+    /// Leave by plan.
+    Leave(Leave),
+    /// Say that the process lives.
+    Ping,
 }
 
 /// Which rank a message is from.
@@ -119,14 +131,25 @@ pub fn incoming(command: v1::RankCommand, place: &Place) -> Result<Incoming, Wir
             let checkpoint = convert::required("committed.checkpoint", committed.checkpoint)?;
             Incoming::Command(Command::Committed(checkpoint.try_into()?))
         }
-        Some(Sent::Abort(abort)) => Incoming::Abort(abort.reason),
-        Some(Sent::Leave(_) | Sent::Ping(_)) | None => {
-            return Err(convert::WireError::Missing { field: "command" }.into());
-        }
+        Some(Sent::Abort(abort)) => Incoming::Abort {
+            reason: abort.reason,
+            keep: abort.keep,
+        },
+        Some(Sent::Leave(leave)) => Incoming::Leave(Leave {
+            reason: leave.reason,
+            save: leave.save,
+            alone: leave.alone,
+        }),
+        Some(Sent::Ping(v1::Ping {})) => Incoming::Ping,
+        None => return Err(convert::WireError::Missing { field: "command" }.into()),
     })
 }
 
 fn assignment(fence: Fence, prepare: v1::Prepare, place: Place) -> Result<Assignment, WireError> {
+    let start = match prepare.start_from() {
+        v1::StartFrom::Memory => StartFrom::Memory,
+        v1::StartFrom::Checkpoint | v1::StartFrom::Unspecified => StartFrom::Checkpoint,
+    };
     let spec = convert::valid_spec(convert::required("prepare.spec", prepare.spec)?)?;
     let phase = PhaseIndex::new(prepare.phase);
     if spec.phase(phase).is_none() {
@@ -135,11 +158,14 @@ fn assignment(fence: Fence, prepare: v1::Prepare, place: Place) -> Result<Assign
             format!("the spec has no phase {phase}"),
         ));
     }
-    if fence.rank.get() >= prepare.world {
-        let reason = format!(
-            "rank {} is outside a world of {}",
-            fence.rank, prepare.world
-        );
+    let outside = fence.rank.get() >= prepare.world;
+    if outside != prepare.reserve {
+        let what = if outside {
+            "outside"
+        } else {
+            "a reserve, but inside"
+        };
+        let reason = format!("rank {} is {what} a world of {}", fence.rank, prepare.world);
         return Err(invalid("rank", reason));
     }
     let secret = <[u8; 32]>::try_from(prepare.secret.as_slice()).map_err(|_| {
@@ -160,9 +186,12 @@ fn assignment(fence: Fence, prepare: v1::Prepare, place: Place) -> Result<Assign
         attempt: fence.attempt,
         rank: fence.rank,
         world: prepare.world,
+        reserve: prepare.reserve,
         spec,
         phase,
         secret: Secret::new(secret),
+        start,
+        skip: prepare.skip_steps.into_iter().map(Step::new).collect(),
         resume: prepare.resume.map(CheckpointRef::try_from).transpose()?,
         inputs,
         unsaved: Duration::from_millis(prepare.unsaved_ms),
@@ -199,9 +228,25 @@ impl TryFrom<v1::Begin> for Begin {
                 worker,
             });
         }
+        let source = begin.source.map(Rank::new);
+        if let Some(source) = source.filter(|source| source.get() as usize >= peers.len()) {
+            let reason = format!("rank {source} is outside a world of {}", peers.len());
+            return Err(invalid("begin.source", reason));
+        }
+        let state = match begin.state_digest.as_str() {
+            "" => None,
+            digest => {
+                let digest = digest.parse().map_err(|error| {
+                    invalid("begin.state_digest", format!("{digest:?}: {error}"))
+                })?;
+                Some((Step::new(begin.step), digest))
+            }
+        };
         Ok(Self {
             peers,
             nccl_id: begin.nccl_id,
+            source,
+            state,
         })
     }
 }
@@ -231,25 +276,50 @@ impl Fence {
     }
 }
 
+impl From<Ready> for v1::Ready {
+    fn from(ready: Ready) -> Self {
+        let empty = ready.state.is_none();
+        let (step, state_digest, tensors) = match ready.state {
+            Some(state) => (state.step.get(), state.digest.to_string(), state.tensors),
+            None => (0, String::new(), Vec::new()),
+        };
+        Self {
+            endpoint: ready.endpoint,
+            step,
+            state_digest,
+            nccl_id: ready.nccl_id,
+            data_digest: ready.data_digest.to_string(),
+            empty,
+            tensors: tensors
+                .into_iter()
+                .map(|(name, digest)| v1::TensorDigest { name, digest })
+                .collect(),
+        }
+    }
+}
+
 impl From<Report> for Event {
     fn from(report: Report) -> Self {
         let points = |all: Vec<Measurement>| all.into_iter().map(v1::MetricPoint::from).collect();
         match report {
-            Report::Ready(ready) => Self::Ready(v1::Ready {
-                endpoint: ready.endpoint,
-                step: ready.step.get(),
-                state_digest: ready.state_digest.to_string(),
-                nccl_id: ready.nccl_id,
-                data_digest: ready.data_digest.to_string(),
-                ..v1::Ready::default()
+            Report::Ready(ready) => Self::Ready(ready.into()),
+            Report::Held(Held {
+                step,
+                reason,
+                lost_peers,
+            }) => Self::Held(v1::Held {
+                step: step.get(),
+                reason,
+                lost_peers: lost_peers.into_iter().map(Rank::get).collect(),
             }),
+            Report::Pong => Self::Pong(v1::Pong {}),
             Report::Progress(progress) => Self::Progress(v1::Progress {
                 step: progress.step.get(),
                 total_steps: progress.total_steps.get(),
                 images_per_s: progress.images_per_s,
                 step_s: progress.step_s,
+                waited_s: progress.waited_s,
                 metrics: points(progress.measurements),
-                ..v1::Progress::default()
             }),
             Report::PartSaved { step, objects } => Self::PartSaved(v1::PartSaved {
                 step: step.get(),
@@ -271,11 +341,12 @@ impl From<Report> for Event {
                 kind,
                 message,
                 object,
+                step,
             } => Self::Failed(v1::Failed {
                 kind: kind.into(),
                 message,
                 object: object.unwrap_or_default(),
-                ..v1::Failed::default()
+                step: step.map(Step::get),
             }),
             Report::Activity(activity) => {
                 let kind = match activity {
@@ -340,7 +411,7 @@ mod tests {
     fn frames_round_trip_and_end_cleanly_only_between_messages() {
         let sent = command(Some(Sent::Abort(v1::AbortRank {
             reason: "rank 0 was lost".into(),
-            ..v1::AbortRank::default()
+            keep: true,
         })));
         let frame = framed(&sent);
         let mut two = [frame.clone(), frame.clone()].concat();
@@ -373,6 +444,10 @@ mod tests {
             }],
             ..v1::Begin::default()
         };
+        let source = v1::Begin {
+            source: Some(0),
+            ..v1::Begin::default()
+        };
         let object = v1::StoredObject {
             key: "k".into(),
             size: 1,
@@ -382,6 +457,7 @@ mod tests {
             (None, "command"),
             (Some(Sent::Prepare(v1::Prepare::default())), "prepare.spec"),
             (Some(Sent::Begin(gap)), "begin.peers"),
+            (Some(Sent::Begin(source)), "begin.source"),
             (
                 Some(Sent::Committed(v1::Committed { checkpoint: None })),
                 "committed.checkpoint",

@@ -242,6 +242,8 @@ async fn trainers_outlive_a_broken_stream_and_are_listed_again() {
         ("digits-0a1b2c", 1)
     );
     second.ask(Down::Abort(v1::Abort {
+        keep: false,
+        end: Vec::new(),
         job: key().job.to_string(),
         attempt: 1,
         reason: "over".into(),

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use diptych_common::ids::Rank;
 use tch::{Device, Kind, Tensor};
@@ -15,6 +16,9 @@ const CARRIED: [Kind; 5] = [
     Kind::Int64,
     Kind::Uint8,
 ];
+
+/// How much later than the others the last rank comes.
+const LATE: Duration = Duration::from_millis(50);
 
 /// Around the limits of the small path and of a chunk, odd, tiny and empty.
 const SIZES: [i64; 9] = [0, 1, 3, 7, 1000, 8191, 16385, 65537, 300_007];
@@ -210,6 +214,32 @@ fn no_rank_leaves_a_barrier_before_all_have_entered() {
         ENTERED[1].fetch_add(1, Ordering::SeqCst);
     });
     assert_eq!(ENTERED[1].load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn whoever_comes_first_has_waited() {
+    everywhere(|gang| {
+        let alone = gang.world() == 1;
+        // The last rank keeps the others waiting.
+        if !alone && gang.rank().get() as usize + 1 == gang.world() {
+            let (_open, nothing) = std::sync::mpsc::channel::<()>();
+            let _ = nothing.recv_timeout(LATE);
+        }
+        let started = Instant::now();
+        gang.statistics.barrier().expect("barrier");
+        let met = started.elapsed();
+        let waited = gang.statistics.waited();
+        assert!(waited <= met, "{waited:?} of {met:?}");
+        // Whoever entered long before the end was blocked for nearly all of it.
+        assert!(
+            alone || met < LATE || waited >= met / 2,
+            "{waited:?} of {met:?}"
+        );
+        assert_eq!(
+            gang.gradients.waited(),
+            if alone { waited } else { Duration::ZERO }
+        );
+    });
 }
 
 #[test]

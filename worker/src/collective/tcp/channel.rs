@@ -3,7 +3,9 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use diptych_common::ids::Rank;
 use nix::poll::PollFlags;
@@ -21,6 +23,8 @@ pub(super) struct Channel {
     links: Vec<Option<Arc<TcpStream>>>,
     /// Number of the next call. Held during a call, so that calls of several threads follow each other.
     sequence: Mutex<u64>,
+    /// Nanoseconds blocked so far.
+    waited: AtomicU64,
 }
 
 /// A letter on its way to a peer.
@@ -46,6 +50,7 @@ impl Channel {
             rank: rank.get() as usize,
             links,
             sequence: Mutex::new(0),
+            waited: AtomicU64::new(0),
         }
     }
 
@@ -67,6 +72,10 @@ impl Channel {
         let done = body(*sequence).map_err(|error| self.shared.fail(error))?;
         *sequence += 1;
         Ok(done)
+    }
+
+    pub(super) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
     }
 
     pub(super) fn abort(&self) {
@@ -142,10 +151,14 @@ impl Channel {
     ) -> Result<(), CollectiveError> {
         let to = to.map(|peer| (peer, PollFlags::POLLOUT));
         let wanted = to.chain(from.map(|peer| (peer, PollFlags::POLLIN)));
-        self.shared.wait(
+        let started = Instant::now();
+        let woken = self.shared.wait(
             wanted.filter_map(|(peer, flags)| Some((self.link(peer).ok()?.as_fd(), flags))),
             None,
-        )
+        );
+        let blocked = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(blocked, Ordering::Relaxed);
+        woken
     }
 
     /// Takes one step in reading a peer's letter.

@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::time::Duration;
 
 use diptych_common::ids::Rank;
 use tch::{Device, Kind, TchError, Tensor};
@@ -109,6 +110,10 @@ impl Collective for Channel {
 
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.call(|sequence| self.agree_only(&self.announce(Op::Barrier, sequence, None)))
+    }
+
+    fn waited(&self) -> Duration {
+        Channel::waited(self)
     }
 
     fn abort(&self) {

@@ -1,7 +1,7 @@
 use diptych_common::ids::Step;
 
 use super::gang::{Attempted, Ended, Job};
-use crate::phase::{PhaseError, prepare};
+use crate::phase::{PhaseError, Seat};
 use crate::trainer::Control;
 
 const PRETRAIN: &str = "augment: {image_size: 12, crop_area: [0.5, 1], flip: false, grayscale_probability: 0, \
@@ -132,13 +132,14 @@ fn an_abort_frees_a_rank_that_prepares() {
     let phases =
         format!("  - {{name: pre, kind: pretrain, batch: 24, steps: 2, lanes: 4, {PRETRAIN}}}\n");
     let job = Job::new("fp32", &phases);
-    let control = Control::new();
+    let control = Control::new(job.fence(0));
     control.abort("rank 1 was lost");
     let how = Attempted {
         world: 1,
         ..Attempted::default()
     };
-    let prepared = prepare(job.assignment(0, 0, &how), &control);
+    let mut seat = Seat::default();
+    let prepared = seat.prepare(job.assignment(0, 0, &how), &control);
     assert!(
         matches!(prepared, Err(PhaseError::Aborted(_))),
         "{prepared:?}"

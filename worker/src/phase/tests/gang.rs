@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -9,9 +9,10 @@ use diptych_common::spec::{JobDraft, JobSpec};
 use tch::Tensor;
 
 use crate::checkpoint::{Storage, load};
-use crate::phase::{PhaseError, run};
+use crate::phase::{PhaseError, Seat};
 use crate::trainer::{
-    Activity, Assignment, Begin, Command, Control, Measurement, Peer, Place, Report, Secret,
+    Activity, Assignment, Begin, Command, Control, Fence, Measurement, Peer, Place, Report, Secret,
+    StartFrom, Work as _,
 };
 
 /// A job over generated images, and the checkpoints that its phases left.
@@ -177,7 +178,9 @@ impl Job {
     /// Runs one attempt, playing the coordinator.
     pub(super) fn attempt(&mut self, phase: u32, how: Attempted) -> Ended {
         self.attempt += 1;
-        let controls: Vec<Control> = (0..how.world).map(|_| Control::new()).collect();
+        let controls: Vec<Control> = (0..how.world)
+            .map(|rank| Control::new(self.fence(rank)))
+            .collect();
         let (send, reports) = mpsc::channel();
         let mut ended = Ended {
             errors: Vec::new(),
@@ -196,12 +199,12 @@ impl Job {
                 let send = send.clone();
                 let listener = send.clone();
                 scope.spawn(move || {
-                    while let Some(report) = control.next_report() {
+                    while let Some((_, report)) = control.next_report() {
                         drop(listener.send((rank, Ok(report))));
                     }
                 });
                 scope.spawn(move || {
-                    let result = run(assignment, control);
+                    let result = Seat::default().attempt(assignment, control);
                     control.flush(Duration::from_secs(5));
                     control.close();
                     drop(send.send((rank, Err(result.err()))));
@@ -214,12 +217,24 @@ impl Job {
         ended
     }
 
+    /// A rank of the newest attempt.
+    pub(super) fn fence(&self, rank: u32) -> Fence {
+        Fence {
+            job: "tiny-0a1b2c".parse().unwrap(),
+            attempt: Attempt::new(self.attempt),
+            rank: Rank::new(rank),
+        }
+    }
+
     pub(super) fn assignment(&self, phase: u32, rank: u32, how: &Attempted) -> Assignment {
         Assignment {
             job: "tiny-0a1b2c".parse().unwrap(),
             attempt: Attempt::new(self.attempt),
             rank: Rank::new(rank),
             world: how.world,
+            reserve: false,
+            start: StartFrom::Checkpoint,
+            skip: BTreeSet::new(),
             spec: self.spec.clone(),
             phase: PhaseIndex::new(phase),
             secret: Secret::new([7; 32]),
@@ -252,7 +267,7 @@ fn coordinate(
         match heard {
             Ok(Report::Ready(ready)) => {
                 endpoints.insert(rank, ready.endpoint);
-                digests.push(ready.state_digest);
+                digests.push(ready.state.map(|state| state.digest));
                 data.push(ready.data_digest);
                 if endpoints.len() == controls.len() {
                     assert!(
@@ -271,6 +286,8 @@ fn coordinate(
                     let begin = Begin {
                         peers: endpoints.iter().map(peer).collect(),
                         nccl_id: Vec::new(),
+                        source: None,
+                        state: None,
                     };
                     controls
                         .iter()
@@ -319,7 +336,7 @@ fn coordinate(
             }
             Ok(Report::Notice { kind, message }) => ended.notices.push((kind, message)),
             Ok(Report::Activity(Activity::Evaluating)) if rank == 0 => ended.evaluations += 1,
-            Ok(Report::Activity(_) | Report::Failed { .. }) => {}
+            Ok(Report::Activity(_) | Report::Failed { .. } | Report::Held(_) | Report::Pong) => {}
             Err(error) => {
                 if let Some(error) = error {
                     ended.errors.push(error);

@@ -67,7 +67,7 @@ fn a_phase_that_no_longer_improves_ends_and_a_restart_ends_it_at_the_same_step()
         },
     );
     let aborted =
-        |error: &PhaseError| matches!(error, PhaseError::Aborted(_) | PhaseError::PeerLost(_));
+        |error: &PhaseError| matches!(error, PhaseError::Aborted(_) | PhaseError::PeerLost { .. });
     assert!(stopped.errors.iter().all(aborted), "{:?}", stopped.errors);
     let resume = stopped.commits.first().cloned();
     assert_eq!(resume.as_ref().map(|from| from.step), Some(Step::new(3)));

@@ -7,5 +7,8 @@ mod judge; // early stop; the best checkpoint
 mod layers; // heads of every kind; several classifiers at once
 mod curves; // event files for TensorBoard
 mod imports; // exports that another job goes on from
+mod fleet; // processes as threads, and their coordinator over several attempts
+mod outlive; // attempts that end early, and those that go on from memory
+mod by_plan; // leaving together; skipped steps
 mod invariance; // any number of ranks, any micro-batch
 mod data; // what is refused before training; bad images over all ranks

@@ -44,8 +44,9 @@ fn every_kind_of_phase_stopped_half_way_goes_on_to_the_same_bits() {
                 ..Attempted::default()
             },
         );
-        let left =
-            |error: &PhaseError| matches!(error, PhaseError::Aborted(_) | PhaseError::PeerLost(_));
+        let left = |error: &PhaseError| {
+            matches!(error, PhaseError::Aborted(_) | PhaseError::PeerLost { .. })
+        };
         assert!(!stopped.errors.is_empty() && stopped.errors.iter().all(left));
         let resume = stopped.commits.first().cloned();
         let first = resume.as_ref().map(|checkpoint| checkpoint.step);

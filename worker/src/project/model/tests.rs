@@ -1,5 +1,6 @@
 use diptych_common::network::{self, TensorInfo};
 use diptych_common::spec::{BasicShortcut, Depth, HeadSpec, MaxPool, Precision, Stem};
+use tch::Kind;
 
 use super::*;
 use crate::collective::solo;

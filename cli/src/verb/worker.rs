@@ -100,7 +100,7 @@ pub(super) async fn drain<W: Write>(
     match count(&draining) {
         0 => eprintln!("{worker} takes no new ranks, and runs none"),
         left => eprintln!(
-            "{worker} takes no new ranks; {} leave it after a step that all agree on, within {within}",
+            "{worker} takes no new ranks; to be moved within {within}: {}",
             ranks(left)
         ),
     }

@@ -4,13 +4,14 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
-use diptych_common::ids::JobId;
+use diptych_common::ids::{JobId, PhaseName, WorkerId};
 use diptych_common::spec::{self, JobSpec};
 
 use crate::args::checkpoint::{CheckpointVerb, Export, Inspect, Which};
 use crate::args::job::{Logs, Metrics, SpecFile, Wait};
 use crate::args::local::{DatasetVerb, Local};
-use crate::args::settings::{ContextVerb, SpecVerb, WorkerVerb};
+use crate::args::settings::{ContextVerb, SpecVerb};
+use crate::args::worker::{Drain, WorkerVerb};
 use crate::args::{Args, Verb};
 use crate::binaries::{Binaries, Program};
 use crate::context::{self, Config, ContextName, Environment, Server};
@@ -74,7 +75,31 @@ pub(crate) enum Remote {
     Verify(Which),
     Export(Export),
     Pin { which: Which, pinned: bool },
-    Workers,
+    Scale(Scale),
+    Worker(OfWorkers),
+}
+
+/// What to ask about workers, or of one.
+#[derive(Debug)]
+pub(crate) enum OfWorkers {
+    List,
+    Describe(WorkerId),
+    Cordon { worker: WorkerId, reason: String },
+    Uncordon(WorkerId),
+    Drain(Drain),
+    Top { once: bool },
+}
+
+/// How many ranks phases may have.
+#[derive(Debug)]
+pub(crate) struct Scale {
+    pub(crate) job: JobId,
+    /// Absent: every phase that is not done.
+    pub(crate) phase: Option<PhaseName>,
+    /// Absent: as it is.
+    pub(crate) min: Option<u32>,
+    /// Absent: as it is. Not below `min`.
+    pub(crate) max: Option<u32>,
 }
 
 /// A job to queue.
@@ -155,9 +180,8 @@ impl Command {
                 Ok(request) => remote(request),
                 Err(inspect) => Ok(Self::Weights(inspect.file)),
             },
-            Verb::Worker(worker) => match worker.verb {
-                WorkerVerb::List => remote(Remote::Workers),
-            },
+            Verb::Scale(scale) => remote(Remote::Scale(Scale::from_args(scale)?)),
+            Verb::Worker(worker) => remote(Remote::Worker(worker.verb.into())),
             Verb::Predict(predict) => {
                 Self::worker("predict", predict.args, globals.output, &environment)
             }
@@ -229,6 +253,45 @@ impl Submit {
             request_id,
             then,
         })
+    }
+}
+
+impl Scale {
+    fn from_args(args: crate::args::job::Scale) -> Result<Self, Failure> {
+        let crate::args::job::Scale {
+            job,
+            phase,
+            min,
+            max,
+        } = args;
+        if let (Some(min), Some(max)) = (min, max)
+            && min > max
+        {
+            let text = format!("--min {min} is more than --max {max}");
+            return Err(Failure::new(Code::Usage, text));
+        }
+        Ok(Self {
+            job,
+            phase,
+            min,
+            max,
+        })
+    }
+}
+
+impl From<WorkerVerb> for OfWorkers {
+    fn from(verb: WorkerVerb) -> Self {
+        match verb {
+            WorkerVerb::List => Self::List,
+            WorkerVerb::Describe(describe) => Self::Describe(describe.worker),
+            WorkerVerb::Cordon(cordon) => Self::Cordon {
+                worker: cordon.worker,
+                reason: cordon.reason,
+            },
+            WorkerVerb::Uncordon(uncordon) => Self::Uncordon(uncordon.worker),
+            WorkerVerb::Drain(drain) => Self::Drain(drain),
+            WorkerVerb::Top(top) => Self::Top { once: top.once },
+        }
     }
 }
 

@@ -230,6 +230,64 @@ fn an_explanation_shows_the_failing_rank() {
 }
 
 #[test]
+fn each_reason_keeps_its_own_lines_under_it() {
+    let reason = |code: &str, message: &str, log: &[&str]| ReasonView {
+        code: code.into(),
+        phase: Some("pretrain".into()),
+        message: message.into(),
+        log: log.iter().map(|line| (*line).to_owned()).collect(),
+    };
+    let explanation = ExplanationView {
+        job: "digits-3f9a01".into(),
+        state: JobState::Running,
+        reasons: vec![
+            reason("recovering", "1 of 2 ranks holds step 120", &[]),
+            reason(
+                "first_failure",
+                "rank 1 on w2: killed\nby signal 9\n",
+                &["step 120", "step 121"],
+            ),
+            reason("a_code_of_later", "rank 0 is slow", &[]),
+        ],
+    };
+    assert_eq!(
+        printed(Format::Table, &explanation),
+        "digits-3f9a01 is running\n  \
+         recovering (pretrain): 1 of 2 ranks holds step 120\n  \
+         first_failure (pretrain): rank 1 on w2: killed\n      \
+         by signal 9\n    \
+         | step 120\n    \
+         | step 121\n  \
+         a_code_of_later (pretrain): rank 0 is slow\n"
+    );
+}
+
+#[test]
+fn the_json_of_a_phase_is_stable() {
+    let phase = serde_json::to_value(phase("pretrain", PhaseState::Training)).unwrap();
+    let mut keys: Vec<_> = phase.as_object().unwrap().keys().cloned().collect();
+    keys.sort();
+    assert_eq!(
+        keys.join(" "),
+        "attempt best_step ended eta_s images_per_s kind metrics name ranks ranks_max ranks_min restarts results \
+         seconds skipped_steps started state step total_steps unsaved_s workers world"
+    );
+}
+
+#[test]
+fn a_range_of_ranks_must_be_one() {
+    let failure = command(&["scale", "digits-1", "--min", "4", "--max", "2"]).unwrap_err();
+    assert_eq!((failure.code, failure.code.exit()), (Code::Usage, 2));
+    assert_eq!(failure.message, "--min 4 is more than --max 2");
+    for line in [
+        &["scale", "digits-1", "--min", "2", "--max", "2"][..],
+        &["scale", "digits-1", "--min", "4"],
+    ] {
+        assert!(command(line).is_ok(), "{line:?}");
+    }
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_failure() {
     struct Gone;
     impl std::io::Write for Gone {

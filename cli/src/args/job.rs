@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args, value_parser};
 use diptych_common::ids::{JobId, PhaseName};
 use diptych_common::units::{UnitError, parse_duration};
 
@@ -184,6 +184,33 @@ pub(crate) struct Retry {
     pub(crate) job: JobId,
 }
 
+/// Set how many ranks a job's phases may have, in place of the spec's.
+///
+/// Holds until the job ends, over restarts of the coordinator. A running gang that is too large shrinks at a step that its
+/// ranks agree on; one that may be larger grows once devices are free. Nothing is aborted or lost, and the samples of
+/// every step stay the same.
+#[derive(Debug, Clone, Args)]
+#[command(
+    group = ArgGroup::new("range").args(["min", "max"]).required(true).multiple(true),
+    after_help = "\
+Examples:
+  diptych scale digits-3f9a01 --max 2        leaves the other devices to other jobs
+  diptych scale digits-3f9a01 --phase pretrain --min 4 --max 8"
+)]
+pub(crate) struct Scale {
+    /// Job id.
+    pub(crate) job: JobId,
+    /// Only this phase. Default: every phase that is not done.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) phase: Option<PhaseName>,
+    /// Fewest ranks that a gang may have. Default: as it is.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) min: Option<u32>,
+    /// Most ranks that a gang may have. Default: as it is.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) max: Option<u32>,
+}
+
 /// Forget an ended job: its record, events, logs and metrics.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
@@ -212,6 +239,7 @@ pub(crate) struct Metrics {
     pub(crate) phase: Option<PhaseName>,
 }
 
-fn duration(text: &str) -> Result<Duration, UnitError> {
+/// As a flag takes it, e.g. `30m`.
+pub(super) fn duration(text: &str) -> Result<Duration, UnitError> {
     parse_duration(text)
 }

@@ -1,6 +1,7 @@
 //! What was typed. Nothing here reads a file or knows whether it makes sense; [`crate::command`] does.
 
 pub(crate) mod job; // submit … metrics
+pub(crate) mod worker; // worker list … top
 pub(crate) mod checkpoint; // checkpoint list … unpin
 pub(crate) mod plan; // plan
 pub(crate) mod local; // local, predict, embed, dataset inspect
@@ -30,7 +31,7 @@ Exit codes:
   0    done
   1    the job failed or was cancelled (job_failed); or another failure (failed)
   2    the command line or the spec is not valid (usage, invalid)
-  3    no such job, phase, checkpoint or file (not_found)
+  3    no such job, phase, checkpoint, worker or file (not_found)
   4    the coordinator refuses the caller (unauthenticated)
   5    the coordinator or the storage cannot be reached (unavailable)
   6    a time limit ran out (timeout)
@@ -101,10 +102,11 @@ pub(crate) enum Verb {
     Cancel(job::Cancel),
     Wait(job::Wait),
     Retry(job::Retry),
+    Scale(job::Scale),
     Delete(job::Delete),
     Metrics(job::Metrics),
     Checkpoint(checkpoint::Checkpoint),
-    Worker(settings::Worker),
+    Worker(worker::Worker),
     Predict(local::Predict),
     Embed(local::Embed),
     Dataset(local::Dataset),

@@ -1,21 +1,6 @@
-//! Verbs about workers, contexts, specs and the program itself.
+//! Verbs about contexts, specs and the program itself.
 
 use clap::{Args, Subcommand};
-
-/// Look at workers.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Worker {
-    #[command(subcommand)]
-    pub(crate) verb: WorkerVerb,
-}
-
-/// What to do with them.
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum WorkerVerb {
-    /// List workers, their devices and what runs on them.
-    #[command(after_help = "Example:\n  diptych worker list")]
-    List,
-}
 
 /// Print a spec to start from, or the reference of every field.
 #[derive(Debug, Clone, Args)]

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory as _, Parser as _};
 
 use super::checkpoint::CheckpointVerb;
+use super::worker::WorkerVerb;
 use super::{Args, Verb};
 use crate::output::Format;
 
@@ -36,7 +37,15 @@ fn lines_that_people_type_parse() {
         "diptych metrics digits-3f9a01 -o csv",
         "diptych checkpoint export digits-3f9a01 --phase student --step 10 --out s.safetensors",
         "diptych checkpoint unpin digits-3f9a01",
+        "diptych scale digits-3f9a01 --min 2 --max 4",
+        "diptych scale digits-3f9a01 --phase pretrain --max 1 -o json",
         "diptych worker list",
+        "diptych worker describe worker-1",
+        "diptych worker cordon worker-1 --reason because",
+        "diptych worker uncordon worker-1",
+        "diptych worker drain worker-1 --deadline 90s --reason reboot --wait",
+        "diptych worker top --once",
+        "diptych worker top -o json",
         "diptych dataset inspect file:///data --limit 5 --contact-sheet s.png --augment-size 64",
         "diptych dataset inspect file:///data --operations-sheet s.png --augment-size 64",
         "diptych local -f job.yaml --workers 2 --dir d --devices-per-worker 2 --keep --set seed=1",
@@ -72,6 +81,15 @@ fn lines_that_make_no_sense_do_not() {
         "diptych dataset inspect file:///d --phase pretrain",
         "diptych dataset inspect -f job.yaml --label-column label",
         "diptych metrics job -o xml",
+        "diptych scale job",
+        "diptych scale job --phase pretrain",
+        "diptych scale job --min 0",
+        "diptych scale job --max many",
+        "diptych worker describe",
+        "diptych worker cordon Worker_1",
+        "diptych worker drain worker-1 --deadline 0s",
+        "diptych worker drain worker-1 --deadline soon",
+        "diptych worker uncordon worker-1 --reason because",
         "diptych completion cmd",
     ] {
         let error = parse(line).expect_err(line);
@@ -125,4 +143,22 @@ fn every_verb_teaches_by_example() {
         }
     }
     visit(&Args::command(), "diptych");
+}
+
+#[test]
+fn a_drain_has_two_minutes_unless_told_otherwise() {
+    let deadline = |line| {
+        let Verb::Worker(worker) = parse(line).unwrap().verb else {
+            panic!("worker")
+        };
+        let WorkerVerb::Drain(drain) = worker.verb else {
+            panic!("drain")
+        };
+        drain.deadline.as_secs()
+    };
+    assert_eq!(deadline("diptych worker drain worker-1"), 120);
+    assert_eq!(
+        deadline("diptych worker drain worker-1 --deadline 1h"),
+        3600
+    );
 }

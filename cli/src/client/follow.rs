@@ -13,7 +13,7 @@ use crate::failure::{Code, Failure};
 use crate::view::JobView;
 
 /// How long a followed coordinator may be away.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What to do when the coordinator ends a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,24 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// What happened to a job so far, oldest first.
+    pub(crate) async fn events(&self, job: &JobId) -> Result<Vec<v1::Event>, Failure> {
+        let mut events: Vec<v1::Event> = Vec::new();
+        let request = || v1::EventsRequest {
+            job: job.to_string(),
+            follow: false,
+        };
+        let open = || async { self.jobs().events(request()).await };
+        let each = |event: v1::Event| {
+            if events.last().is_none_or(|last| event.id > last.id) {
+                events.push(event);
+            }
+            Ok(ControlFlow::Continue(()))
+        };
+        self.stream(job, AtEnd::Stop, open, each).await?;
+        Ok(events)
     }
 
     /// The job as it is now.

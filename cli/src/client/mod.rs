@@ -85,7 +85,19 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut backoff = Backoff::new(PATIENCE);
+        self.retry_for(PATIENCE, call).await
+    }
+
+    /// A call that may be repeated: tried again for so long while the coordinator is away.
+    pub(crate) async fn retry_for<T, F>(
+        &self,
+        patience: Duration,
+        call: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut backoff = Backoff::new(patience);
         loop {
             let failure = match call().await {
                 Ok(response) => return Ok(response.into_inner()),

@@ -18,7 +18,7 @@ use crate::context::{Environment, Server};
 use crate::failure::{Code, Failure};
 use crate::output::{Output as _, Printer};
 use crate::progress::Progress;
-use crate::verb::{job, submit, watch};
+use crate::verb::{follow, job, submit, watch};
 use crate::view::summary::Summary;
 use crate::view::{JobState, JobView};
 
@@ -82,12 +82,7 @@ async fn follow(server: &Server, layout: &Layout, submit: &Submit) -> Result<Job
         "{job}: coordinator at {server}, state in {}",
         layout.dir().display()
     );
-    let mut progress = Progress::to_stderr();
-    let show = |view: &JobView| {
-        progress.update(view);
-        Ok(())
-    };
-    let ended = client.watch(&job, show).await?;
+    let ended = follow::follow(&client, &job, Progress::to_stderr()).await?;
     if watch::outcome(&ended).is_err() {
         explain(&client, &job).await;
     }

@@ -63,6 +63,18 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// Seconds of something short, as `4.2 ms`, `520 ms` or `1.25 s`.
+pub(crate) fn short_seconds(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return "-".to_owned();
+    }
+    match seconds * 1e3 {
+        millis if millis < 9.95 => format!("{millis:.1} ms"),
+        millis if millis < 999.5 => format!("{millis:.0} ms"),
+        _ => format!("{seconds:.2} s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +104,22 @@ mod tests {
             (-1.0, "-"),
         ] {
             assert_eq!(seconds(value), text);
+        }
+    }
+
+    #[test]
+    fn short_durations_read_well() {
+        for (value, text) in [
+            (0.0, "0.0 ms"),
+            (0.0042, "4.2 ms"),
+            (0.00999, "10 ms"),
+            (0.52, "520 ms"),
+            (0.9999, "1.00 s"),
+            (62.0, "62.00 s"),
+            (f64::INFINITY, "-"),
+            (-1.0, "-"),
+        ] {
+            assert_eq!(short_seconds(value), text);
         }
     }
 }

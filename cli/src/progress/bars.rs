@@ -2,7 +2,7 @@
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::figures::{figures, restarted};
+use super::figures::{figures, gang};
 use crate::view::{JobView, PhaseState, PhaseView};
 
 /// Bars of all phases of one job.
@@ -39,6 +39,12 @@ impl Bars {
             // How it ended is printed after the bars.
             self.reason.finish_and_clear();
         }
+    }
+
+    /// Prints one line above the bars.
+    pub(crate) fn say(&self, line: &str) {
+        // A terminal that has gone away is no failure of the job.
+        let _printed = self.area.println(line);
     }
 
     fn lay_out(&self, job: &JobView) -> Vec<ProgressBar> {
@@ -87,7 +93,7 @@ fn show(bar: &ProgressBar, phase: &PhaseView) {
     if phase.total_steps > 0 {
         parts.push(phase.steps());
     }
-    parts.extend(restarted(phase));
+    parts.extend(gang(phase));
     parts.extend(Some(figures(phase)).filter(|text| !text.is_empty()));
     bar.set_message(parts.join(" · "));
 }

@@ -12,7 +12,7 @@ const PROBE: (&str, &str) = ("probe_top1", "probe");
 pub(crate) fn figures(phase: &PhaseView) -> String {
     let training = phase.state == PhaseState::Training;
     let mut parts = Vec::new();
-    if training && phase.images_per_s > 0.0 {
+    if training && phase.images_per_s.is_finite() && phase.images_per_s > 0.0 {
         parts.push(format!("{} images/s", thousands(phase.images_per_s)));
     }
     if let Some(loss) = phase.value(&["loss"]) {
@@ -21,15 +21,38 @@ pub(crate) fn figures(phase: &PhaseView) -> String {
     parts.extend(shares(phase, &[PROBE]));
     parts.extend(evaluated(phase));
     match (training, phase.eta_s, phase.seconds) {
-        (true, Some(eta), _) => parts.push(format!("{} left", seconds(eta))),
+        (true, Some(eta), _) if eta.is_finite() && eta >= 0.0 => {
+            parts.push(format!("{} left", seconds(eta)))
+        }
         (false, _, Some(took)) => parts.push(seconds(took)),
         _ => {}
+    }
+    if let Some(unsaved) = phase.unsaved() {
+        parts.push(format!("{} not saved", seconds(unsaved)));
     }
     parts.join(" · ")
 }
 
+/// How many ranks a gang has where that may vary, and what it went through, e.g. `2 of 1–4 ranks`.
+pub(crate) fn gang(phase: &PhaseView) -> Vec<String> {
+    let varies = phase.ranks_min != phase.ranks_max && phase.world > 0;
+    let ranks = phase
+        .gang()
+        .filter(|_| varies)
+        .map(|gang| format!("{gang} ranks"));
+    let skipped = match phase.skipped_steps.len() {
+        0 => None,
+        1 => Some("1 step skipped".to_owned()),
+        steps => Some(format!("{steps} steps skipped")),
+    };
+    [ranks, restarted(phase), skipped]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
 /// That this is not the phase's first attempt, e.g. `restarted twice (attempt 5)`.
-pub(crate) fn restarted(phase: &PhaseView) -> Option<String> {
+fn restarted(phase: &PhaseView) -> Option<String> {
     let times = match phase.restarts {
         0 => return None,
         1 => "once".to_owned(),
@@ -82,6 +105,38 @@ mod tests {
             figures(&training),
             "12,346 images/s · loss 5.1235 · kNN 80.1 % · 1m 03s left"
         );
+    }
+
+    #[test]
+    fn a_gang_that_varies_is_counted() {
+        let mut training = phase("pretrain", PhaseState::Training);
+        assert_eq!(gang(&training), [""; 0]);
+        (training.world, training.ranks_min, training.ranks_max) = (2, 2, 2);
+        assert_eq!(gang(&training), [""; 0]);
+        training.ranks_max = 4;
+        (training.restarts, training.attempt) = (2, 5);
+        training.skipped_steps = vec![7];
+        assert_eq!(
+            gang(&training),
+            [
+                "2 of 2–4 ranks",
+                "restarted twice (attempt 5)",
+                "1 step skipped"
+            ]
+        );
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_left_out() {
+        let mut training = phase("pretrain", PhaseState::Training);
+        for odd in [f64::NAN, f64::INFINITY, -1.0] {
+            training.images_per_s = odd;
+            training.eta_s = Some(odd);
+            training.unsaved_s = Some(odd);
+            assert_eq!(figures(&training), "");
+        }
+        training.unsaved_s = Some(192.0);
+        assert_eq!(figures(&training), "3m 12s not saved");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::figures::{evaluated, figures, restarted};
+use super::figures::{evaluated, figures, gang};
 use crate::view::{JobView, PhaseState, PhaseView};
 
 const QUIET: Duration = Duration::from_secs(10);
@@ -66,10 +66,10 @@ fn is_news(before: Option<&Said>, phase: &PhaseView, now: Instant) -> bool {
 
 fn line(phase: &PhaseView) -> String {
     let mut parts = vec![format!("{}: {}", phase.name, phase.state.word())];
-    parts.extend(restarted(phase));
     if phase.step > 0 {
         parts.push(format!("step {}", phase.steps()));
     }
+    parts.extend(gang(phase));
     parts.extend(Some(figures(phase)).filter(|text| !text.is_empty()));
     parts.join(" · ")
 }

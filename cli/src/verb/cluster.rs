@@ -1,4 +1,4 @@
-//! `worker list`, `version`, `context`.
+//! `version`, `context`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,21 +10,7 @@ use crate::command::ContextChange;
 use crate::context::{Config, Context, Server};
 use crate::failure::{Code, Failure};
 use crate::output::Printer;
-use crate::view::cluster::{
-    ClientVersion, ContextList, ContextView, ServerVersion, Versions, WorkerList, WorkerView,
-};
-
-pub(super) async fn workers<W: Write>(
-    client: &Client,
-    out: &mut Printer<W>,
-) -> Result<(), Failure> {
-    let answer = client
-        .retry(|| async { client.workers().list(v1::ListWorkersRequest {}).await })
-        .await?;
-    out.print(&WorkerList(
-        answer.workers.into_iter().map(WorkerView::from).collect(),
-    ))
-}
+use crate::view::cluster::{ClientVersion, ContextList, ContextView, ServerVersion, Versions};
 
 pub(super) async fn version<W: Write>(
     server: Option<&Server>,

@@ -1,20 +1,22 @@
-//! `list`, `describe`, `explain`, `cancel`, `retry`, `delete`, `metrics`.
+//! `list`, `describe`, `explain`, `cancel`, `retry`, `scale`, `delete`, `metrics`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use diptych_common::ids::JobId;
+use diptych_common::ids::{JobId, PhaseName};
 use diptych_common::spec::JobDraft;
 use diptych_proto::v1;
 
 use crate::args::job::Metrics as Args;
 use crate::client::Client;
 use crate::client::follow::AtEnd;
+use crate::command::Scale;
 use crate::failure::Failure;
 use crate::output::{Format, Printer};
 use crate::view::history::{ExplanationView, MetricView, Metrics};
 use crate::view::job::{Deleted, Description, JobList};
+use crate::view::scale::Scaled;
 use crate::view::{JobState, JobView};
 
 pub(super) async fn list<W: Write>(
@@ -83,6 +85,25 @@ pub(super) async fn retry<W: Write>(
 ) -> Result<(), Failure> {
     let answer = client.once(client.jobs().retry(request(job))).await?;
     out.print(&JobView::from(answer))
+}
+
+/// Numbers of ranks are set, not counted up: the call may be repeated.
+pub(super) async fn scale<W: Write>(
+    client: &Client,
+    scale: &Scale,
+    out: &mut Printer<W>,
+) -> Result<(), Failure> {
+    let phase = scale.phase.as_ref().map(PhaseName::as_str);
+    let request = || v1::ScaleRequest {
+        job: scale.job.to_string(),
+        phase: phase.unwrap_or_default().to_owned(),
+        min: scale.min,
+        max: scale.max,
+    };
+    let answer = client
+        .retry(|| async { client.jobs().scale(request()).await })
+        .await?;
+    out.print(&Scaled::new(&JobView::from(answer), phase))
 }
 
 pub(super) async fn delete<W: Write>(

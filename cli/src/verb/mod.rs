@@ -1,13 +1,16 @@
 //! The commands themselves.
 
 pub(crate) mod submit; // submit
-pub(crate) mod job; // list, describe, explain, cancel, retry, delete, metrics
+pub(crate) mod job; // list, describe, explain, cancel, retry, scale, delete, metrics
+pub(crate) mod follow; // a job's progress to its end
 mod stream; // logs, events
 pub(crate) mod watch; // watch, wait
 mod checkpoint; // checkpoint list … unpin
 pub(crate) mod export; // checkpoint export
 mod weights; // checkpoint inspect
-mod cluster; // worker list, version, context
+mod worker; // worker list … drain
+mod top; // worker top
+mod cluster; // version, context
 mod spec; // validate, spec, completion
 pub(crate) mod plan; // plan
 pub(crate) mod dataset; // dataset inspect
@@ -16,7 +19,7 @@ mod program; // predict, embed
 use std::io::Write;
 
 use crate::client::Client;
-use crate::command::{Command, Remote};
+use crate::command::{Command, OfWorkers, Remote};
 use crate::failure::{Code, Failure};
 use crate::local;
 use crate::output::Printer;
@@ -69,7 +72,23 @@ async fn remote<W: Write>(
         Remote::Verify(which) => checkpoint::verify(client, &which, out).await,
         Remote::Export(export) => export::export(client, &export, out).await,
         Remote::Pin { which, pinned } => checkpoint::pin(client, &which, pinned, out).await,
-        Remote::Workers => cluster::workers(client, out).await,
+        Remote::Scale(scale) => job::scale(client, &scale, out).await,
+        Remote::Worker(request) => of_workers(client, request, out).await,
+    }
+}
+
+async fn of_workers<W: Write>(
+    client: &Client,
+    request: OfWorkers,
+    out: &mut Printer<W>,
+) -> Result<(), Failure> {
+    match request {
+        OfWorkers::List => worker::list(client, out).await,
+        OfWorkers::Describe(worker) => worker::describe(client, &worker, out).await,
+        OfWorkers::Cordon { worker, reason } => worker::cordon(client, &worker, reason, out).await,
+        OfWorkers::Uncordon(worker) => worker::uncordon(client, &worker, out).await,
+        OfWorkers::Drain(drain) => worker::drain(client, &drain, out).await,
+        OfWorkers::Top { once } => top::top(client, once, out).await,
     }
 }
 
@@ -78,11 +97,17 @@ pub(crate) async fn until_interrupted<T>(
     work: impl Future<Output = Result<T, Failure>>,
     come_back: &str,
 ) -> Result<T, Failure> {
+    let words = format!("detached; the job goes on. Come back with: {come_back}");
+    unless_interrupted(Box::pin(work), &words).await
+}
+
+/// Runs what Ctrl-C ends, with these last words.
+async fn unless_interrupted<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    words: &str,
+) -> Result<T, Failure> {
     tokio::select! {
         result = work => result,
-        _ = tokio::signal::ctrl_c() => {
-            let text = format!("detached; the job goes on. Come back with: {come_back}");
-            Err(Failure::new(Code::Interrupted, text))
-        }
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(Code::Interrupted, words)),
     }
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use diptych_common::ids::JobId;
 use diptych_proto::v1;
 
+use super::follow::follow;
 use super::{until_interrupted, watch};
 use crate::client::Client;
 use crate::command::{Submit, Then};
@@ -37,15 +38,13 @@ pub(super) async fn submit<W: Write>(
         Format::Table | Format::Csv => out.print(&submitted)?,
         Format::Json | Format::Yaml => eprintln!("{job}"),
     }
-    let mut progress = (submit.then == Then::Follow).then(Progress::to_stderr);
-    let show = |view: &_| {
-        if let Some(progress) = &mut progress {
-            progress.update(view);
+    let to_its_end = async {
+        match submit.then {
+            Then::Follow => follow(client, &job, Progress::to_stderr()).await,
+            Then::DryRun | Then::Leave | Then::Wait => client.watch(&job, |_| Ok(())).await,
         }
-        Ok(())
     };
-    let ended =
-        until_interrupted(client.watch(&job, show), &format!("diptych watch {job}")).await?;
+    let ended = until_interrupted(to_its_end, &format!("diptych watch {job}")).await?;
     out.print(&Summary(ended.clone()))?;
     watch::outcome(&ended)
 }

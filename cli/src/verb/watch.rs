@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use diptych_common::ids::JobId;
 
+use super::follow::follow;
 use super::until_interrupted;
 use crate::client::Client;
 use crate::failure::{Code, Failure};
@@ -27,12 +28,7 @@ pub(super) async fn watch<W: Write>(
         let ended = until_interrupted(client.watch(job, each), &come_back).await?;
         return outcome(&ended);
     }
-    let mut progress = Progress::to_stderr();
-    let each = |view: &JobView| {
-        progress.update(view);
-        Ok(())
-    };
-    let ended = until_interrupted(client.watch(job, each), &come_back).await?;
+    let ended = until_interrupted(follow(client, job, Progress::to_stderr()), &come_back).await?;
     out.print(&Summary(ended.clone()))?;
     outcome(&ended)
 }

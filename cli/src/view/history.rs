@@ -201,7 +201,9 @@ impl Output for ExplanationView {
                 .as_ref()
                 .map(|phase| format!(" ({phase})"))
                 .unwrap_or_default();
-            writeln!(out, "  {}{phase}: {}", reason.code, reason.message)?;
+            // What goes on in a further line stays under its reason.
+            let message = reason.message.trim_end().replace('\n', "\n      ");
+            writeln!(out, "  {}{phase}: {message}", reason.code)?;
             for line in &reason.log {
                 writeln!(out, "    | {line}")?;
             }

@@ -1,12 +1,13 @@
 //! Jobs and their phases.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use diptych_proto::v1;
 use serde::Serialize;
 
-use super::{JobState, PhaseState, seconds_between, some_text, time};
+use super::phase::PhaseView;
+use super::rank::PACE;
+use super::{JobState, PhaseState, some_text, time};
 use crate::output::Output;
 use crate::output::table::{columns, or_dash, properties, seconds};
 
@@ -23,34 +24,6 @@ pub(crate) struct JobView {
     pub(crate) spec_digest: String,
     /// In spec order.
     pub(crate) phases: Vec<PhaseView>,
-}
-
-/// A phase.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct PhaseView {
-    pub(crate) name: String,
-    pub(crate) kind: String,
-    pub(crate) state: PhaseState,
-    /// 0 before the first.
-    pub(crate) attempt: u64,
-    /// Attempts of this phase before that one.
-    pub(crate) restarts: u32,
-    pub(crate) step: u64,
-    pub(crate) total_steps: u64,
-    pub(crate) images_per_s: f64,
-    pub(crate) eta_s: Option<f64>,
-    pub(crate) started: Option<String>,
-    pub(crate) ended: Option<String>,
-    /// From start to end, once ended.
-    pub(crate) seconds: Option<f64>,
-    /// Worker of each rank, while placed.
-    pub(crate) workers: Vec<String>,
-    /// The last value of each measurement.
-    pub(crate) metrics: BTreeMap<String, f64>,
-    /// Results, once done: final ones, or those of the best checkpoint.
-    pub(crate) results: BTreeMap<String, f64>,
-    /// Steps in the best checkpoint so far, where the spec asks for it.
-    pub(crate) best_step: Option<u64>,
 }
 
 /// Many jobs.
@@ -101,36 +74,6 @@ impl From<v1::Job> for JobView {
     }
 }
 
-impl From<v1::PhaseStatus> for PhaseView {
-    fn from(phase: v1::PhaseStatus) -> Self {
-        Self {
-            state: phase.state().into(),
-            name: phase.name,
-            kind: phase.kind,
-            attempt: phase.attempt,
-            restarts: phase.restarts,
-            step: phase.step,
-            total_steps: phase.total_steps,
-            images_per_s: phase.images_per_s,
-            eta_s: phase.eta_s,
-            started: time(phase.started),
-            ended: time(phase.ended),
-            seconds: seconds_between(phase.started, phase.ended),
-            workers: phase.workers,
-            metrics: by_name(phase.metrics),
-            results: by_name(phase.results),
-            best_step: phase.best_step,
-        }
-    }
-}
-
-fn by_name(points: Vec<v1::MetricPoint>) -> BTreeMap<String, f64> {
-    points
-        .into_iter()
-        .map(|point| (point.name, point.value))
-        .collect()
-}
-
 impl JobView {
     /// The phase that a reader wants to see: the one that runs or failed, else the first that is not done.
     pub(crate) fn current(&self) -> Option<&PhaseView> {
@@ -144,23 +87,51 @@ impl JobView {
             .or_else(|| self.phases.iter().find(open))
             .or(self.phases.last())
     }
-}
 
-impl PhaseView {
-    /// `step/total`, as far as known.
-    pub(crate) fn steps(&self) -> String {
-        match (self.step, self.total_steps) {
-            (0, 0) => "-".to_owned(),
-            (step, 0) => step.to_string(),
-            (step, total) => format!("{step}/{total}"),
+    /// A row a rank of the phases that are placed.
+    fn ranks(&self, out: &mut dyn Write) -> io::Result<()> {
+        let ranks: Vec<_> = self
+            .phases
+            .iter()
+            .flat_map(|phase| phase.ranks.iter().map(move |rank| (phase, rank)))
+            .collect();
+        if ranks.is_empty() {
+            return Ok(());
         }
+        writeln!(out)?;
+        let rows = ranks.into_iter().map(|(phase, rank)| {
+            let mut row = vec![
+                phase.name.clone(),
+                rank.rank.to_string(),
+                rank.worker.clone(),
+                rank.device.to_string(),
+                rank.state.clone(),
+                rank.step.to_string(),
+            ];
+            row.extend(rank.pace());
+            row
+        });
+        let headings = ["PHASE", "RANK", "WORKER", "DEVICE", "STATE", "STEP"];
+        columns(out, &[&headings[..], &PACE].concat(), rows)
     }
 
-    /// A measurement under the first of these names that is there: a final result, else the last value.
-    pub(crate) fn value(&self, names: &[&str]) -> Option<f64> {
-        let find =
-            |map: &BTreeMap<String, f64>| names.iter().find_map(|name| map.get(*name).copied());
-        find(&self.results).or_else(|| find(&self.metrics))
+    /// What a loss would cost, and what was left out.
+    fn remarks(&self, out: &mut dyn Write) -> io::Result<()> {
+        let remarks: Vec<_> = self
+            .phases
+            .iter()
+            .flat_map(|phase| {
+                let said = [phase.cost_of_loss(), phase.skipped()];
+                said.into_iter()
+                    .flatten()
+                    .map(|said| (phase.name.as_str(), Some(said)))
+            })
+            .collect();
+        if remarks.is_empty() {
+            return Ok(());
+        }
+        writeln!(out)?;
+        properties(out, &remarks)
     }
 }
 
@@ -205,19 +176,21 @@ impl Output for JobView {
                 phase.kind.clone(),
                 phase.state.word().to_owned(),
                 phase.attempt.to_string(),
+                phase.restarts.to_string(),
                 phase.steps(),
+                or_dash(phase.gang()),
                 or_dash(phase.started.as_ref()),
                 or_dash(phase.seconds.map(seconds)),
                 or_dash(some_text(phase.workers.join(","))),
             ]
         });
-        columns(
-            out,
-            &[
-                "PHASE", "KIND", "STATE", "ATTEMPT", "STEP", "STARTED", "TIME", "WORKERS",
-            ],
-            rows,
-        )?;
+        let headings = [
+            "PHASE", "KIND", "STATE", "ATTEMPT", "RESTARTS", "STEP", "RANKS", "STARTED", "TIME",
+            "WORKERS",
+        ];
+        columns(out, &headings, rows)?;
+        self.ranks(out)?;
+        self.remarks(out)?;
         let mut values = Vec::new();
         for phase in &self.phases {
             let shown = if phase.results.is_empty() {
@@ -274,6 +247,8 @@ impl Output for Deleted {
 pub(crate) mod samples {
     //! Fixed values that tests print and follow.
 
+    use std::collections::BTreeMap;
+
     use super::*;
 
     pub(crate) fn phase(name: &str, state: PhaseState) -> PhaseView {
@@ -291,6 +266,12 @@ pub(crate) mod samples {
             ended: None,
             seconds: None,
             workers: Vec::new(),
+            world: 0,
+            ranks_min: 0,
+            ranks_max: 0,
+            ranks: Vec::new(),
+            unsaved_s: None,
+            skipped_steps: Vec::new(),
             metrics: BTreeMap::new(),
             results: BTreeMap::new(),
             best_step: None,

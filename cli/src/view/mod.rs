@@ -1,14 +1,20 @@
 //! What the wire said, or a plan, in the words and the order that `-o json` keeps stable.
 
-pub(crate) mod job; // jobs and phases
+pub(crate) mod job; // jobs
+pub(crate) mod phase; // their phases
+pub(crate) mod rank; // the phases' ranks
 pub(crate) mod summary; // what a job came to
 pub(crate) mod states; // where jobs and phases are
 pub(crate) mod history; // events, logs, metrics, explanations
 pub(crate) mod checkpoint; // checkpoints
 pub(crate) mod plan; // what a job takes
-pub(crate) mod cluster; // workers, versions, contexts
+pub(crate) mod scale; // what another number of ranks does
+pub(crate) mod worker; // workers
+pub(crate) mod top; // ranks by worker
+pub(crate) mod cluster; // versions, contexts
 
-pub(crate) use job::{JobView, PhaseView};
+pub(crate) use job::JobView;
+pub(crate) use phase::PhaseView;
 pub(crate) use states::{JobState, PhaseState};
 
 use std::time::{Duration, SystemTime};

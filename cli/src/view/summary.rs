@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::job::{JobView, PhaseView};
+use super::{JobView, PhaseView};
 use crate::output::Output;
 use crate::output::table::{columns, or_dash, percent, seconds};
 

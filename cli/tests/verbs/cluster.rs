@@ -1,32 +1,27 @@
 //! A coordinator in this process, and the program beside it.
 
-use std::process::{Output, Stdio};
+use std::ops::Deref;
 use std::time::Duration;
 
 use diptych_coordinator::bench::simulated::{SimulatedAgent, registration};
 use diptych_coordinator::core::Settings;
 use diptych_coordinator::{driver, grpc};
-use serde_json::Value;
-use tempfile::TempDir;
-use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
-/// Nothing here takes this long.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::program::Program;
 
 pub(crate) struct Cluster {
-    pub(crate) dir: TempDir,
-    pub(crate) url: String,
+    program: Program,
     stop: CancellationToken,
 }
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let mut program = Program::new("");
         let stop = CancellationToken::new();
         let options = driver::Options {
-            data_dir: dir.path().join("data"),
+            data_dir: program.dir.path().join("data"),
             settings: Settings {
                 settle: Duration::ZERO,
                 ..Settings::default()
@@ -35,8 +30,8 @@ impl Cluster {
         let (handle, _) = driver::start(options, stop.clone()).await.unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();
         let serving = grpc::serve(handle, listen, stop.clone()).await.unwrap();
-        let url = format!("http://{}", serving.address);
-        Self { dir, url, stop }
+        program.url = format!("http://{}", serving.address);
+        Self { program, stop }
     }
 
     /// A worker with one slot that obeys every order at once.
@@ -48,46 +43,6 @@ impl Cluster {
             .unwrap();
         let agent = SimulatedAgent::connect(channel, registration(name, "1", 1));
         tokio::spawn(agent.await.unwrap().obey());
-    }
-
-    /// The program, without a server.
-    pub(crate) fn program(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
-        command
-            .env_clear()
-            .env("HOME", self.dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        command
-    }
-
-    /// What one command line does.
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
-        let mut program = self.program();
-        program.args(["--server", &self.url]).args(arguments);
-        within(program.output()).await.unwrap()
-    }
-
-    /// What a command line that succeeds prints.
-    pub(crate) async fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments).await;
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// As JSON.
-    pub(crate) async fn json(&self, arguments: &[&str]) -> Value {
-        let text = self.ok(&[&["-o", "json"], arguments].concat()).await;
-        serde_json::from_str(&text).unwrap()
-    }
-
-    /// The exit code of a command line that fails, and what it says.
-    pub(crate) async fn fails(&self, arguments: &[&str]) -> (i32, String) {
-        let output = self.run(arguments).await;
-        let words = String::from_utf8(output.stderr).unwrap();
-        (output.status.code().unwrap(), words)
     }
 
     /// A job of two phases on two ranks.
@@ -113,13 +68,16 @@ phases:
     }
 }
 
+impl Deref for Cluster {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-/// A hang is a failure.
-pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(LIMIT, work).await.expect("in time")
 }

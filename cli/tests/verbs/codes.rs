@@ -6,7 +6,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
-use crate::cluster::{Cluster, within};
+use crate::cluster::Cluster;
+use crate::program::within;
 
 #[tokio::test]
 async fn each_failure_has_its_exit_code() {

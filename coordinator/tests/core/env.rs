@@ -11,9 +11,10 @@ use diptych_common::spec::Device;
 use diptych_coordinator::assign;
 use diptych_coordinator::core::{
     Answer, Change, CheckpointRef, Deletion, DeviceReport, Effect, Event, Exit, Ignored, Job,
-    JobState, Mono, Now, Order, Outcome, PhaseState, RankEvent, RankId, RankReport, Refusal,
-    Registration, RequestId, Reread, RunningRank, Secret, SessionId, Settings, State, StoredJob,
-    StoredObject, Submission, Submit, UnixMs, VerifyReport, WorkerRecord, apply, check_invariants,
+    JobState, Mono, Now, Order, OrderTo, Outcome, PhaseState, RankEvent, RankId, RankReport,
+    Refusal, Registration, RequestId, Reread, RunningRank, Secret, SessionId, Settings, State,
+    StoredJob, StoredObject, Submission, Submit, UnixMs, VerifyReport, WorkerRecord, apply,
+    check_invariants,
 };
 
 use crate::words::{exited, finished, id, ready, worker};
@@ -32,6 +33,8 @@ pub(crate) struct Env {
     sessions: BTreeMap<WorkerId, (SessionId, String, u32)>,
     next_session: u64,
     held: Option<Step>,
+    /// Events are not put into words: there are too many.
+    pub(crate) brief: bool,
 }
 
 impl Env {
@@ -54,6 +57,7 @@ impl Env {
             sessions: BTreeMap::new(),
             next_session: 1,
             held: None,
+            brief: false,
         }
     }
 
@@ -91,7 +95,11 @@ impl Env {
     fn one(&mut self, event: Event) -> Result<Outcome, Refusal> {
         let before: Vec<Arc<Job>> = self.state.jobs().values().cloned().collect();
         let is_retry = matches!(event, Event::Retry { .. });
-        let what = format!("{event:?}");
+        let what = if self.brief {
+            String::new()
+        } else {
+            format!("{event:?}")
+        };
         let now = self.now();
         let result = apply(&mut self.state, event, now);
         let changes = self.state.changes();
@@ -287,6 +295,89 @@ impl Env {
         self.held = Some(Step::new(step));
         self.register(name, "1", 1, &[(job, attempt, number, 0)]);
         self.held = None;
+    }
+
+    /// An agent comes back with these: job, attempt, rank, device, phase, and steps where it waits with a state. False where
+    /// it is turned away.
+    pub(crate) fn register_running(
+        &mut self,
+        name: &str,
+        incarnation: &str,
+        slots: u32,
+        running: &[(String, u64, u32, u32, PhaseIndex, Option<u64>)],
+    ) -> bool {
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        let former = self
+            .sessions
+            .insert(worker(name), (session, incarnation.to_owned(), slots));
+        let device = |index| DeviceReport {
+            index,
+            kind: Device::Cpu,
+            name: String::new(),
+            memory: 0,
+        };
+        let running = running
+            .iter()
+            .map(|(job, attempt, rank, device, phase, held)| RunningRank {
+                rank: RankId {
+                    job: id(job),
+                    attempt: Attempt::new(*attempt),
+                    rank: Rank::new(*rank),
+                },
+                device: *device,
+                phase: *phase,
+                held: held.map(Step::new),
+            });
+        let answer = self.do_step(Event::Registered(Registration {
+            session,
+            worker: worker(name),
+            incarnation: incarnation.to_owned(),
+            version: "0".to_owned(),
+            host: "localhost".to_owned(),
+            devices: (0..slots).map(device).collect(),
+            running: running.collect(),
+            peer: String::new(),
+        }));
+        if answer == Answer::Ignored(Ignored::AnotherAgent) {
+            match former {
+                Some(former) => self.sessions.insert(worker(name), former),
+                None => self.sessions.remove(&worker(name)),
+            };
+            return false;
+        }
+        true
+    }
+
+    /// The session that the coordinator knows a worker by.
+    pub(crate) fn open_session(&self, name: &str) -> Option<SessionId> {
+        self.state.worker(&worker(name))?.session()
+    }
+
+    /// A manifest of an attempt's save, whether or not the attempt is live.
+    pub(crate) fn manifest_of(&self, to: &OrderTo, step: u64) -> RankEvent {
+        let job = self.state.job(&to.job).expect("orders are about jobs");
+        let found = job.phases.iter().zip(&job.submission.phases);
+        let mut found = found.filter(|(phase, _)| phase.record.attempt == to.attempt);
+        let plan = found
+            .next()
+            .map_or(&job.submission.phases[0], |(_, plan)| plan);
+        let key = CheckpointKey {
+            job: to.job.clone(),
+            phase: plan.index,
+            name: plan.name.clone(),
+            step: Step::new(step),
+            attempt: to.attempt,
+        };
+        RankEvent::ManifestWritten {
+            checkpoint: CheckpointRef {
+                phase: key.name.to_string(),
+                manifest: key.manifest().to_string(),
+                digest: "ab".repeat(32),
+                step: Step::new(step),
+            },
+            best: None,
+        }
     }
 
     pub(crate) fn cordon(&mut self, name: &str, reason: Option<&str>) {

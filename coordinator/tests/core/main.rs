@@ -14,4 +14,5 @@ mod best; // the best checkpoint as a phase's result
 mod recovery; // survivors, their state, and what they lack
 mod planned; // growth, scaling, draining, preemption
 mod wishes; // submit twice, cancel, retry, delete, pin, explain
+mod storm; // a whole cluster, in bad weather
 mod random; // random events never break a promise

@@ -51,14 +51,20 @@ fn a_gang_grows_by_plan_once_those_that_stand_by_are_ready_and_it_was_quiet() {
     });
     assert!(stands_by, "it loads while the gang trains");
     env.say_as("w2", "job-1", 1, 1, empty());
-    assert_eq!(leave_all(&mut env, "job-1", 6), None, "not before it was quiet");
+    assert_eq!(
+        leave_all(&mut env, "job-1", 6),
+        None,
+        "not before it was quiet"
+    );
     env.wait_alive(10_000, &["w1", "w2"]);
-    assert_eq!(leave_all(&mut env, "job-1", 9), Some(false), "memory is enough");
+    assert_eq!(
+        leave_all(&mut env, "job-1", 9),
+        Some(false),
+        "memory is enough"
+    );
     let (_, attempt, workers) = env.live("job-1");
     assert_eq!((attempt, workers.len()), (2, 2));
-    let memory = |(_, order): &(_, Order)| {
-        matches!(order, Order::Prepare(prepare) if prepare.start == StartFrom::Memory && !prepare.reserve)
-    };
+    let memory = |(_, order): &(_, Order)| matches!(order, Order::Prepare(prepare) if prepare.start == StartFrom::Memory && !prepare.reserve);
     assert_eq!(env.orders.iter().filter(|order| memory(order)).count(), 2);
     assert_eq!(budget(&env, "job-1"), 0);
 }
@@ -86,7 +92,10 @@ fn a_spare_takes_the_place_of_a_dead_rank_at_once() {
     env.say_as("w3", "job-1", 1, 2, empty());
     env.say("job-1", 0, exited(Exit::Signal(9)));
     let (_, attempt, workers) = env.live("job-1");
-    assert_eq!((attempt, workers.as_slice()), (2, ["w2", "w3"].map(String::from).as_slice()));
+    assert_eq!(
+        (attempt, workers.as_slice()),
+        (2, ["w2", "w3"].map(String::from).as_slice())
+    );
 }
 
 #[test]
@@ -131,14 +140,21 @@ fn numbers_that_cannot_be_are_refused() {
         job: id("job-1"),
         reason: String::new(),
     });
-    assert!(matches!(env.step(scale(None, Some(1))), Err(Refusal::WrongState { .. })));
+    assert!(matches!(
+        env.step(scale(None, Some(1))),
+        Err(Refusal::WrongState { .. })
+    ));
 }
 
 #[test]
 fn a_drained_worker_is_left_without_loss() {
     let mut env = training(&["w1", "w2"], (1, 2));
     env.drain("w2");
-    assert_eq!(leave_all(&mut env, "job-1", 7), Some(false), "the other rank keeps the state");
+    assert_eq!(
+        leave_all(&mut env, "job-1", 7),
+        Some(false),
+        "the other rank keeps the state"
+    );
     assert_eq!(env.live("job-1").2, ["w1"]);
     assert_eq!(budget(&env, "job-1"), 0);
     env.wait_alive(20_000, &["w1", "w2"]);
@@ -163,7 +179,11 @@ fn an_agent_that_leaves_is_drained_within_its_grace() {
         grace: Duration::from_secs(1),
     });
     env.wait_alive(1_500, &["w1", "w2"]);
-    assert_eq!(env.live("job-1").2, ["w1"], "the grace is over: those that are there go on");
+    assert_eq!(
+        env.live("job-1").2,
+        ["w1"],
+        "the grace is over: those that are there go on"
+    );
     assert_eq!(budget(&env, "job-1"), 0);
     env.reset("w2");
     env.wait_alive(500, &["w1"]);
@@ -176,7 +196,10 @@ fn a_job_of_higher_priority_shrinks_others_and_then_stops_them() {
     env.submit("job-2", &submission((1, 1), 5, &["a"]));
     assert_eq!(leave_all(&mut env, "job-1", 7), Some(false));
     let (_, attempt, workers) = env.live("job-1");
-    assert_eq!((attempt, workers.as_slice()), (2, ["w1", "w2"].map(String::from).as_slice()));
+    assert_eq!(
+        (attempt, workers.as_slice()),
+        (2, ["w1", "w2"].map(String::from).as_slice())
+    );
     env.say_as("w3", "job-1", 1, 2, exited(Exit::Code(0)));
     assert_eq!(env.live("job-2").2, ["w3"]);
     assert_eq!(budget(&env, "job-1"), 0);
@@ -184,7 +207,11 @@ fn a_job_of_higher_priority_shrinks_others_and_then_stops_them() {
     env.all_ready("job-1", 7);
     env.orders.clear();
     env.submit("job-3", &submission((2, 2), 5, &["a"]));
-    assert_eq!(leave_all(&mut env, "job-1", 9), Some(true), "nobody would keep its state");
+    assert_eq!(
+        leave_all(&mut env, "job-1", 9),
+        Some(true),
+        "nobody would keep its state"
+    );
     assert!(env.job("job-1").live().is_none() && env.job("job-1").is_active());
     for (rank, name) in (0..).zip(["w1", "w2"]) {
         env.say_as(name, "job-1", 2, rank, exited(Exit::Code(0)));
@@ -206,6 +233,9 @@ fn a_rank_that_dies_while_the_gang_leaves_is_a_failure_like_any_other() {
     env.say("job-1", 0, held(6));
     env.say("job-1", 1, exited(Exit::Signal(9)));
     let (_, attempt, workers) = env.live("job-1");
-    assert_eq!((attempt, workers.as_slice()), (2, ["w1", "w3"].map(String::from).as_slice()));
+    assert_eq!(
+        (attempt, workers.as_slice()),
+        (2, ["w1", "w3"].map(String::from).as_slice())
+    );
     assert_eq!(budget(&env, "job-1"), 1);
 }

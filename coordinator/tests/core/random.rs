@@ -2,7 +2,7 @@
 //! printed by proptest and kept beside this file.
 
 use diptych_common::ids::PhaseIndex;
-use diptych_coordinator::core::{Event, Exit, FailureKind, RankEvent};
+use diptych_coordinator::core::{Event, Exit, FailureKind, RankEvent, Scale};
 use proptest::prelude::*;
 
 use crate::env::*;
@@ -68,6 +68,25 @@ enum Noise {
         slot: usize,
         clean: bool,
     },
+    Held {
+        job: usize,
+        rank: usize,
+        step: u64,
+    },
+    AllHeld(usize, u64),
+    Beside {
+        job: usize,
+        nth: usize,
+    },
+    Scale {
+        job: usize,
+        min: u32,
+        more: u32,
+    },
+    Cordon(usize, bool),
+    Drain(usize),
+    LinkLost(usize, usize),
+    NotFinite(usize),
     Verify(bool),
     Phase(usize),
     Restart,
@@ -96,6 +115,14 @@ fn noise() -> impl Strategy<Value = Noise> {
         3 => (job.clone(), rank.clone(), step.clone()).prop_map(|(job, rank, step)| Noise::Finished { job, rank, step }),
         1 => (job.clone(), rank, 0_usize..9).prop_map(|(job, rank, kind)| Noise::Failed { job, rank, kind }),
         4 => (worker, 0_usize..2, any::<bool>()).prop_map(|(worker, slot, clean)| Noise::Exited { worker, slot, clean }),
+        3 => (job.clone(), 0_usize..4, step.clone()).prop_map(|(job, rank, step)| Noise::Held { job, rank, step }),
+        4 => (job.clone(), step.clone()).prop_map(|(job, step)| Noise::AllHeld(job, step)),
+        3 => (job.clone(), 0_usize..4).prop_map(|(job, nth)| Noise::Beside { job, nth }),
+        1 => (job.clone(), 0_u32..3, 0_u32..4).prop_map(|(job, min, more)| Noise::Scale { job, min, more }),
+        1 => (0..WORKERS.len(), any::<bool>()).prop_map(|(worker, off)| Noise::Cordon(worker, off)),
+        1 => (0..WORKERS.len()).prop_map(Noise::Drain),
+        1 => (0..WORKERS.len(), 0..WORKERS.len()).prop_map(|(one, other)| Noise::LinkLost(one, other)),
+        1 => job.clone().prop_map(Noise::NotFinite),
         3 => prop::bool::weighted(0.8).prop_map(Noise::Verify),
         8 => job.clone().prop_map(Noise::Phase),
         1 => Just(Noise::Restart),
@@ -125,6 +152,27 @@ fn speaker(env: &Env, job: usize, rank: usize) -> Option<u32> {
         .worker(&placement.seats[rank].worker)?
         .session()
         .map(|_| rank as u32)
+}
+
+/// One that stands by beside a gang is ready.
+fn beside(env: &mut Env, job: usize, nth: usize) {
+    let Some(found) = env.state.job(&id(JOBS[job])) else {
+        return;
+    };
+    let Some((_, placement)) = found.live() else {
+        return;
+    };
+    let Some((rank, seat)) = placement.all().skip(placement.seats.len()).nth(nth) else {
+        return;
+    };
+    let (attempt, name) = (placement.attempt.get(), seat.worker.to_string());
+    if env
+        .state
+        .worker(&seat.worker)
+        .is_some_and(|worker| worker.session().is_some())
+    {
+        env.say_as(&name, JOBS[job], attempt, rank.get(), empty());
+    }
 }
 
 fn make(env: &mut Env, noise: Noise) {
@@ -273,6 +321,69 @@ fn make(env: &mut Env, noise: Noise) {
                 let (job, attempt, number) =
                     (rank.job.to_string(), rank.attempt.get(), rank.rank.get());
                 env.say_as(WORKERS[index], &job, attempt, number, exited(exit));
+            }
+        }
+        Noise::Held { job, rank, step } => {
+            if let Some(rank) = speaker(env, job, rank) {
+                env.say(JOBS[job], rank, held(step));
+            }
+        }
+        Noise::AllHeld(job, step) => {
+            let world = env
+                .state
+                .job(&id(JOBS[job]))
+                .and_then(|job| job.live().map(|(_, p)| (p.attempt, p.seats.len())));
+            for rank in 0..world.map_or(0, |(_, world)| world) {
+                let live = env
+                    .state
+                    .job(&id(JOBS[job]))
+                    .and_then(|job| job.live().map(|(_, p)| p.attempt));
+                if live != world.map(|(attempt, _)| attempt) {
+                    break;
+                }
+                if let Some(rank) = speaker(env, job, rank) {
+                    env.say(JOBS[job], rank, held(step));
+                }
+            }
+        }
+        Noise::Beside { job, nth } => beside(env, job, nth),
+        Noise::Scale { job, min, more } => drop(env.step(Event::Scale(Scale {
+            job: id(JOBS[job]),
+            phase: None,
+            min: Some(min),
+            max: Some(min + more),
+        }))),
+        Noise::Cordon(index, off) => drop(env.step(Event::Cordon {
+            worker: worker(WORKERS[index]),
+            reason: off.then(|| "noise".to_owned()),
+        })),
+        Noise::Drain(index) => drop(env.step(Event::Drain {
+            worker: worker(WORKERS[index]),
+            reason: String::new(),
+            deadline: std::time::Duration::from_secs(2),
+        })),
+        Noise::LinkLost(one, other) => {
+            let session = env
+                .state
+                .worker(&worker(WORKERS[one]))
+                .and_then(|worker| worker.session());
+            let live = env.state.live().iter().next().cloned();
+            let attempt = live
+                .as_ref()
+                .and_then(|id| env.state.job(id)?.live().map(|(_, p)| p.attempt));
+            if let (Some(session), Some(job), Some(attempt)) = (session, live, attempt) {
+                env.do_step(Event::LinkLost {
+                    session,
+                    worker: worker(WORKERS[one]),
+                    other: worker(WORKERS[other]),
+                    rank: (job, attempt),
+                    reason: "noise".to_owned(),
+                });
+            }
+        }
+        Noise::NotFinite(job) => {
+            if let Some(rank) = speaker(env, job, 0) {
+                env.say(JOBS[job], rank, not_finite(2));
             }
         }
         Noise::Verify(good) => {

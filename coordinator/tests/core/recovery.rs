@@ -46,17 +46,23 @@ fn survivors_go_on_in_the_same_breath_as_the_failure() {
     let mut env = training(1);
     env.say("job-1", 1, exited(Exit::Signal(9)));
     let (_, attempt, workers) = env.live("job-1");
-    assert_eq!((attempt, workers.as_slice()), (2, ["w1", "w3"].map(String::from).as_slice()));
-    let aborts = env.orders.iter().filter(|(_, order)| {
-        matches!(order, Order::Abort { keep: true, end, .. } if end.len() == 1)
-    });
+    assert_eq!(
+        (attempt, workers.as_slice()),
+        (2, ["w1", "w3"].map(String::from).as_slice())
+    );
+    let aborts = env.orders.iter().filter(
+        |(_, order)| matches!(order, Order::Abort { keep: true, end, .. } if end.len() == 1),
+    );
     assert_eq!(aborts.count(), 3, "every agent of the gang hears it");
     let memory = |name: &str| (name.to_owned(), StartFrom::Memory, false);
     assert_eq!(prepares(&env), [memory("w1"), memory("w3")]);
     env.say("job-1", 0, ready(5, "aa"));
     env.say("job-1", 1, ready(6, "bb"));
     let begin = begin(&env).expect("all are ready");
-    assert_eq!((begin.source.map(|rank| rank.get()), begin.step.get()), (Some(1), 6));
+    assert_eq!(
+        (begin.source.map(|rank| rank.get()), begin.step.get()),
+        (Some(1), 6)
+    );
     assert_eq!(begin.digest, "bb");
     assert_eq!(env.job("job-1").phases[0].record.budget.failures, 1);
 }
@@ -71,11 +77,20 @@ fn too_few_survivors_wait_with_their_state_for_the_dead_rank() {
     env.orders.clear();
     env.register("w2", "2", 1, &[]);
     assert_eq!(env.live("job-1").2.len(), 3, "at once, without a pause");
-    assert!(prepares(&env).iter().all(|(_, start, _)| *start == StartFrom::Memory));
+    assert!(
+        prepares(&env)
+            .iter()
+            .all(|(_, start, _)| *start == StartFrom::Memory)
+    );
     env.say("job-1", 0, ready(5, "aa"));
     env.say("job-1", 1, empty());
     env.say("job-1", 2, ready(5, "aa"));
-    assert_eq!(begin(&env).and_then(|begin| begin.source).map(|rank| rank.get()), Some(0));
+    assert_eq!(
+        begin(&env)
+            .and_then(|begin| begin.source)
+            .map(|rank| rank.get()),
+        Some(0)
+    );
 }
 
 #[test]
@@ -87,7 +102,11 @@ fn a_rank_that_lost_its_peers_is_a_symptom_and_keeps_its_state() {
     env.say("job-1", 1, exited(Exit::Signal(9)));
     assert_eq!(env.live("job-1").2, ["w1", "w3"]);
     assert_eq!(env.happened("attempt_failed"), 1);
-    assert!(env.history.iter().any(|line| line.contains("signal 9")), "{:?}", env.history);
+    assert!(
+        env.history.iter().any(|line| line.contains("signal 9")),
+        "{:?}",
+        env.history
+    );
 }
 
 #[test]
@@ -106,23 +125,44 @@ fn differing_states_of_one_step_end_the_job_and_name_the_tensor() {
     let mut env = training(1);
     env.say("job-1", 1, exited(Exit::Signal(9)));
     let with = |digest: &str, last: u64| match ready(5, digest) {
-        RankEvent::Ready { endpoint, step, digest, data, nccl_id, empty, .. } => RankEvent::Ready {
+        RankEvent::Ready {
             endpoint,
             step,
             digest,
             data,
             nccl_id,
             empty,
-            tensors: vec![TensorDigest { name: "fc.weight".to_owned(), digest: last }],
+            ..
+        } => RankEvent::Ready {
+            endpoint,
+            step,
+            digest,
+            data,
+            nccl_id,
+            empty,
+            tensors: vec![TensorDigest {
+                name: "fc.weight".to_owned(),
+                digest: last,
+            }],
         },
         other => other,
     };
     env.say("job-1", 0, with("aa", 1));
     env.say("job-1", 1, with("bb", 2));
     assert!(env.job("job-1").live().is_none());
-    let failed = env.history.iter().find(|line| line.starts_with("job_failed"));
-    assert!(failed.is_some_and(|line| line.contains("fc.weight")), "{:?}", env.history);
-    assert!(!kept(&env, "w1") && !kept(&env, "w3"), "nobody waits for a job that has ended");
+    let failed = env
+        .history
+        .iter()
+        .find(|line| line.starts_with("job_failed"));
+    assert!(
+        failed.is_some_and(|line| line.contains("fc.weight")),
+        "{:?}",
+        env.history
+    );
+    assert!(
+        !kept(&env, "w1") && !kept(&env, "w3"),
+        "nobody waits for a job that has ended"
+    );
 }
 
 #[test]
@@ -139,7 +179,12 @@ fn where_nobody_holds_a_state_the_checkpoint_counts() {
         env.register(name, "2", 1, &[]);
     }
     let start = |(_, start, _): &(String, StartFrom, bool)| *start;
-    assert!(prepares(&env).iter().map(start).all(|start| start == StartFrom::Checkpoint));
+    assert!(
+        prepares(&env)
+            .iter()
+            .map(start)
+            .all(|start| start == StartFrom::Checkpoint)
+    );
 }
 
 #[test]
@@ -150,8 +195,16 @@ fn memory_that_is_older_than_the_checkpoint_is_not_used() {
     env.orders.clear();
     env.say("job-1", 1, ready(3, "aa"));
     assert!(!prepares(&env).is_empty());
-    assert!(prepares(&env).iter().all(|(_, start, _)| *start == StartFrom::Checkpoint));
-    assert_eq!(env.job("job-1").phases[0].record.budget.failures, 1, "planned changes are free");
+    assert!(
+        prepares(&env)
+            .iter()
+            .all(|(_, start, _)| *start == StartFrom::Checkpoint)
+    );
+    assert_eq!(
+        env.job("job-1").phases[0].record.budget.failures,
+        1,
+        "planned changes are free"
+    );
 }
 
 #[test]
@@ -176,7 +229,10 @@ fn a_number_that_is_not_finite_rewinds_where_the_spec_says_so() {
     for order in orders {
         assert_eq!(order.start, StartFrom::Checkpoint);
         assert_eq!(order.resume.map(|resume| resume.step.get()), Some(4));
-        assert_eq!(order.skip.iter().map(|step| step.get()).collect::<Vec<_>>(), [6]);
+        assert_eq!(
+            order.skip.iter().map(|step| step.get()).collect::<Vec<_>>(),
+            [6]
+        );
     }
 }
 
@@ -184,7 +240,11 @@ fn a_number_that_is_not_finite_rewinds_where_the_spec_says_so() {
 fn without_that_it_is_final() {
     let mut env = training(1);
     env.say("job-1", 0, not_finite(6));
-    assert!(env.history.iter().any(|line| line.starts_with("job_failed")));
+    assert!(
+        env.history
+            .iter()
+            .any(|line| line.starts_with("job_failed"))
+    );
 }
 
 #[test]
@@ -222,7 +282,11 @@ fn a_gang_that_left_while_the_coordinator_was_away_goes_on_from_memory() {
     }
     let (_, attempt, workers) = env.live("job-1");
     assert_eq!((attempt, workers.len()), (2, 3));
-    assert!(prepares(&env).iter().all(|(_, start, _)| *start == StartFrom::Memory));
+    assert!(
+        prepares(&env)
+            .iter()
+            .all(|(_, start, _)| *start == StartFrom::Memory)
+    );
     assert_eq!(env.job("job-1").phases[0].record.budget.failures, 0);
 }
 
@@ -231,14 +295,31 @@ fn workers_that_cannot_reach_each_other_are_placed_apart() {
     let mut env = training(1);
     env.link_lost("w1", "w2", "job-1");
     let (_, attempt, workers) = env.live("job-1");
-    assert_eq!((attempt, workers.as_slice()), (2, ["w1", "w3"].map(String::from).as_slice()));
-    assert!(env.history.iter().any(|line| line.contains("w1 and w2 cannot reach each other")));
+    assert_eq!(
+        (attempt, workers.as_slice()),
+        (2, ["w1", "w3"].map(String::from).as_slice())
+    );
+    assert!(
+        env.history
+            .iter()
+            .any(|line| line.contains("w1 and w2 cannot reach each other"))
+    );
 }
 
 #[test]
 fn kinds_that_speak_against_a_worker() {
-    let own = [FailureKind::Crashed, FailureKind::WorkerLost, FailureKind::NotReady, FailureKind::Stalled];
+    let own = [
+        FailureKind::Crashed,
+        FailureKind::WorkerLost,
+        FailureKind::NotReady,
+        FailureKind::Stalled,
+    ];
     assert!(own.into_iter().all(FailureKind::is_a_workers_own));
-    let not = [FailureKind::PeerLost, FailureKind::BadData, FailureKind::NonFinite, FailureKind::Storage];
+    let not = [
+        FailureKind::PeerLost,
+        FailureKind::BadData,
+        FailureKind::NonFinite,
+        FailureKind::Storage,
+    ];
     assert!(!not.into_iter().any(FailureKind::is_a_workers_own));
 }

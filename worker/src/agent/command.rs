@@ -40,6 +40,7 @@ pub fn command(args: AgentArgs) -> anyhow::Result<()> {
         data_address: data_address(&config),
         threads: config.threads,
         work_dir,
+        log: config.log.clone(),
     };
     tracing::info!(%id, devices = config.devices, threads = config.threads, address = launch.data_address, "agent starts");
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -46,6 +46,8 @@ pub struct Launch {
     pub threads: usize,
     /// Parent of the ranks' own directories.
     pub work_dir: PathBuf,
+    /// Which lines trainers log.
+    pub log: String,
 }
 
 /// All trainers of an agent.
@@ -111,6 +113,7 @@ impl Supervisor {
             .args(["--device", &device.to_string()])
             .args(["--data-address", &self.launch.data_address])
             .args(["--threads", &self.launch.threads.to_string()])
+            .args(["--log", &self.launch.log])
             .arg("--work-dir")
             .arg(work_dir)
             .stdin(Stdio::null())

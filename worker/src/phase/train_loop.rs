@@ -166,6 +166,7 @@ impl<'a> Session<'a> {
             values.push(measured("learning_rate", learning_rate));
         }
         let step = self.step();
+        tracing::debug!(step = step.get(), "committed");
         self.prepared.learner.owes_evaluation = self.cadence.evaluate_due(step);
         let waited = self.gang.statistics.waited() + self.buckets.waited();
         self.rate.count(Instant::now(), waited);

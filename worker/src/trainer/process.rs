@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use diptych_common::ids::{Rank, Step};
+use diptych_common::telemetry::{self, LogFormat};
 
 use crate::phase::PhaseError;
 
@@ -33,6 +34,9 @@ pub struct TrainerArgs {
     /// This rank's own directory.
     #[arg(long)]
     pub work_dir: PathBuf,
+    /// Level, or filter by module, of the log.
+    #[arg(long, default_value = "info")]
+    pub log: String,
 }
 
 /// The exit status after the phase's work is done and committed.
@@ -107,6 +111,7 @@ pub fn run(args: TrainerArgs, work: impl Work) -> ExitCode {
 }
 
 fn process(args: TrainerArgs, mut work: impl Work) -> anyhow::Result<u8> {
+    telemetry::init(LogFormat::Text, &args.log)?;
     let (commands, reports) = sockets(args.control_fd)?;
     let place = Place {
         device: args.device,
@@ -190,6 +195,7 @@ fn verdict(
             return Verdict::Exit(ABORTED, None);
         }
         let step = work.holds().unwrap_or(Step::new(0));
+        tracing::info!(step = step.get(), "held");
         Verdict::Wait(vec![Report::Held(Held {
             step,
             reason,

@@ -129,6 +129,7 @@ impl Bench {
             data_address: "127.0.0.1".into(),
             threads: 1,
             work_dir: dir.path().join("work"),
+            log: "info".into(),
         };
         let name = format!("worker-{number}");
         let peers = Peers::new(name.parse().expect("a name"), Tcp);

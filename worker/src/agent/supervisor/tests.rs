@@ -41,6 +41,7 @@ impl Bench {
             data_address: "127.0.0.1".into(),
             threads: 1,
             work_dir: dir.path().join("work"),
+            log: "info".into(),
         };
         let book = LogBook::new(dir.path().join("logs"));
         let (mut supervisor, events) = Supervisor::new(launch, book.clone()).expect("a thread");

@@ -51,6 +51,11 @@ pub struct AgentArgs {
     #[arg(long, value_name = "DURATION")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort_grace: Option<String>,
+    /// As `--abort-grace`, for a trainer that is to keep its state: its step in flight may have to come to its end
+    /// [default: 30s].
+    #[arg(long, value_name = "DURATION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold_grace: Option<String>,
     /// How long trainers go on without a coordinator before they save and wait for it [default: 10m].
     #[arg(long, value_name = "DURATION")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,7 +110,7 @@ pub struct AgentConfig {
 
 const MOST_DEVICES: u32 = 1024;
 const LEAST_UNRESPONSIVE: Duration = Duration::from_secs(1);
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "coordinator",
     "id",
     "devices",
@@ -113,6 +118,7 @@ const KEYS: [&str; 13] = [
     "data_address",
     "data_dir",
     "abort_grace",
+    "hold_grace",
     "orphan_limit",
     "unresponsive",
     "grace",
@@ -181,6 +187,7 @@ impl AgentConfig {
         };
         let patience = Patience {
             abort_grace: duration("abort_grace", args.abort_grace, Duration::from_millis(500))?,
+            hold_grace: duration("hold_grace", args.hold_grace, Duration::from_secs(30))?,
             orphan_limit: duration("orphan_limit", args.orphan_limit, Duration::from_secs(600))?,
             unresponsive: duration("unresponsive", args.unresponsive, Duration::from_secs(3))?,
             leave_grace: duration("grace", args.grace, Duration::from_secs(120))?,

@@ -29,6 +29,8 @@ use process::{Life, Process, Stage, Toward};
 pub struct Patience {
     /// From the abort of a rank to its SIGKILL.
     pub abort_grace: Duration,
+    /// As `abort_grace`, for a rank that is to keep its state: its step in flight may have to come to its end.
+    pub hold_grace: Duration,
     /// How long trainers go on without a coordinator before they save and wait.
     pub orphan_limit: Duration,
     /// How long a trainer may be silent that has spoken once.

@@ -70,7 +70,7 @@ impl AgentState {
         };
         gang.broken = true;
         let linked = gang.linked;
-        let kill_at = now + self.patience.abort_grace;
+        let kill_at = now + self.patience.hold_grace;
         let mut first = rank;
         for process in self.processes_mut() {
             if process.trains() && process.key.of() == *attempt {

@@ -38,6 +38,7 @@ impl AgentState {
         let over = self.over.entry(order.job.clone()).or_insert(order.attempt);
         *over = order.attempt.max(*over);
         let kill_at = now + self.patience.abort_grace;
+        let hold_by = now + self.patience.hold_grace;
         let (mut left, mut dropped) = (Vec::new(), Vec::new());
         for seat in &mut self.seats {
             let mut stays_for = false;
@@ -64,7 +65,7 @@ impl AgentState {
                 left.push(process.key.clone());
             }
             if order.keep && !ends_by(order, process.key.attempt, process.key.rank) {
-                process.hold(&order.reason, kill_at, effects);
+                process.hold(&order.reason, hold_by, effects);
             } else {
                 process.end(&order.reason, kill_at, effects);
             }

@@ -108,7 +108,7 @@ impl AgentState {
             return;
         };
         let held_back = waiting.held_back;
-        let kill_at = now + self.patience.abort_grace;
+        let kill_at = now + self.patience.hold_grace;
         if let Some(process) = &mut self.seats[seat].process {
             process.take_up(waiting.key, waiting.prepare, effects);
             if let Some(reason) = held_back {
@@ -195,7 +195,10 @@ impl AgentState {
         let over = self.over.entry(key.job.clone()).or_insert(before);
         *over = before.max(*over);
         let reason = format!("attempt {} has begun", key.attempt);
-        let kill_at = now + self.patience.abort_grace;
+        let (kill_at, hold_by) = (
+            now + self.patience.abort_grace,
+            now + self.patience.hold_grace,
+        );
         let mut left = Vec::new();
         let mut dropped = Vec::new();
         for (at, seat) in self.seats.iter_mut().enumerate() {
@@ -220,7 +223,7 @@ impl AgentState {
                 // It goes on as another rank: the order to do so is the end of its former one.
                 process.life = Life::Running(Stage::Left);
             } else if process.trains() {
-                process.hold(&reason, kill_at, effects);
+                process.hold(&reason, hold_by, effects);
             }
         }
         for rank in left {

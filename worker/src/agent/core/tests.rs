@@ -19,6 +19,7 @@ struct Table {
 
 const PATIENCE: Patience = Patience {
     abort_grace: Duration::from_millis(500),
+    hold_grace: Duration::from_millis(500),
     orphan_limit: Duration::from_secs(600),
     unresponsive: Duration::from_secs(3),
     leave_grace: Duration::from_secs(120),

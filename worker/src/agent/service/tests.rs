@@ -24,6 +24,7 @@ const WATCHDOG: Duration = Duration::from_secs(20);
 /// Nothing is waited for.
 const HASTY: Patience = Patience {
     abort_grace: Duration::from_millis(50),
+    hold_grace: Duration::from_millis(50),
     orphan_limit: Duration::from_secs(600),
     unresponsive: WATCHDOG,
     leave_grace: Duration::ZERO,

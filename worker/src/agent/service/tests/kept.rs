@@ -7,6 +7,7 @@ use super::*;
 /// Everything is waited for.
 const PATIENT: Patience = Patience {
     abort_grace: WATCHDOG,
+    hold_grace: WATCHDOG,
     orphan_limit: Duration::from_secs(600),
     unresponsive: WATCHDOG,
     leave_grace: WATCHDOG,
@@ -183,6 +184,7 @@ async fn a_leaving_agent_follows_its_coordinator_until_nothing_is_left() {
 async fn a_second_signal_ends_what_does_not_listen() {
     let patience = Patience {
         abort_grace: HASTY.abort_grace,
+        hold_grace: HASTY.hold_grace,
         ..PATIENT
     };
     let script = format!("{}; sleep 600", says(&attempt(1), ready()));

@@ -109,19 +109,17 @@ pub fn register(state: &mut State, registration: Registration, now: Now, out: &m
             let reason = format!("attempt {} of {} has ended", rank.attempt, rank.job);
             out.send(
                 registration.session,
-                Order::Abort {
-                    job: rank.job.clone(),
-                    attempt: rank.attempt,
+                Order::End {
+                    to: rank.order_to(),
                     reason,
-                    keep: true,
-                    end: vec![rank.rank],
                 },
             );
         }
     }
-    let lost_with_it = former.is_some() && renewed;
-    if lost_with_it {
+    if renewed {
         recover::drop_worker(state, &registration.worker);
+    } else {
+        recover::drop_kept(state, &registration.worker);
     }
     state.insert_worker(worker);
     for (job, phase, seat) in waiting {

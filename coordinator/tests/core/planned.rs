@@ -76,7 +76,7 @@ fn what_stands_by_gives_way_to_a_job_that_waits() {
     env.wait_alive(2_500, &["w1", "w2"]);
     env.orders.clear();
     env.submit("job-2", &submission((1, 1), 0, &["a"]));
-    let ended = env.take_orders(|order| matches!(order, Order::Abort { keep: true, .. }));
+    let ended = env.take_orders(|order| matches!(order, Order::End { .. }));
     assert_eq!(ended, ["w2"]);
     env.say_as("w2", "job-1", 1, 1, exited(Exit::Signal(9)));
     assert_eq!(env.live("job-2").2, ["w2"]);

@@ -78,6 +78,41 @@ impl AgentState {
         }
     }
 
+    /// One rank leaves; the others of its attempt go on, if they can without it.
+    pub(super) fn abort_rank(
+        &mut self,
+        key: &RankKey,
+        abort: &v1::AbortRank,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (kill_at, hold_by) = (
+            now + self.patience.abort_grace,
+            now + self.patience.hold_grace,
+        );
+        let (mut left, mut dropped) = (false, false);
+        for seat in &mut self.seats {
+            dropped |= seat
+                .waiting
+                .take_if(|waiting| waiting.key == *key)
+                .is_some();
+            let own = seat.process.as_mut().filter(|process| process.key == *key);
+            let Some(process) = own else { continue };
+            left |= process.trains();
+            if abort.keep {
+                process.hold(&abort.reason, hold_by, effects);
+            } else {
+                process.end(&abort.reason, kill_at, effects);
+            }
+        }
+        if left {
+            self.break_gang(&key.of(), Some(key.rank), &abort.reason, now, effects);
+        }
+        if dropped {
+            self.never_started(key.clone(), &abort.reason, now, effects);
+        }
+    }
+
     /// The processes of these seats have to make room.
     pub(super) fn end_seats(
         &mut self,

@@ -6,7 +6,7 @@ use diptych_proto::v1;
 use diptych_proto::v1::rank_command::Command;
 use tokio::time::Instant;
 
-use super::{AbortOrder, AgentState, Effect, Life, Link, Process, Stage, Toward};
+use super::{AbortOrder, AgentState, Effect, Life, Link, Process, RankKey, Stage, Toward};
 
 /// Whether the agent stays.
 #[derive(Debug)]

@@ -112,7 +112,9 @@ impl Storm {
             self.tick();
         }
         for name in WORKERS {
-            self.env.cordon(name, None);
+            if self.env.state.worker(&worker(name)).is_some() {
+                self.env.cordon(name, None);
+            }
             self.agent(name).repair();
         }
         let _ = self.scale_all_back();

@@ -32,6 +32,8 @@ fn failure(env: &Env) -> Failure {
 #[test]
 fn a_stopped_trainer_under_a_live_agent_is_noticed_and_named() {
     let mut env = running();
+    // The first report of an attempt holds its warm-up.
+    stepped(&mut env, [5, 4]);
     stepped(&mut env, [6, 5]);
     env.wait_alive(59_000, &BOTH);
     assert_eq!(env.live("job-1").1, 1, "the patience is a minute");

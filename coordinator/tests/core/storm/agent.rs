@@ -253,7 +253,7 @@ impl Agent {
             }
             Order::Verify { .. } => super::verified(env, self.name, order),
             Order::Begin { to, state, .. } => {
-                self.for_rank(&to, |trainer| trainer.begin(state.step.get()));
+                self.for_rank(&to, |trainer| trainer.begin(state.step.get(), now));
             }
             Order::Leave { to, save, .. } => self.for_rank(&to, |trainer| trainer.leave(save)),
             Order::WriteManifest { to, step, .. } => {

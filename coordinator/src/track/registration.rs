@@ -10,6 +10,7 @@ use crate::assign;
 use crate::core::{
     Brings, Effect, Failure, FailureKind, Hold, Ignored, Link, Now, Order, Outcome, PhaseState,
     Placement, RankId, RankState, Registration, RunningRank, Seat, Settings, Slot, State, Worker,
+    WorkerRecord,
 };
 
 /// An agent opened a stream. It takes the place of the worker's former one, if any; what it runs is reconciled with
@@ -80,6 +81,11 @@ pub fn register(state: &mut State, registration: Registration, now: Now, out: &m
         // One that comes back brings no new devices: no gang waits for more because of it, however often it does.
         worker.registered = former.registered;
         worker.draining = former.draining.filter(|_| !renewed);
+    }
+    let drains = |record: &WorkerRecord| record.drains;
+    if worker.draining.is_none() && state.record(&worker.id).is_some_and(drains) {
+        // The wish for it outlives both processes.
+        worker.draining = Some(now.mono.after(state.settings().leave_deadline));
     }
     let mut waiting = Vec::new();
     for running in &registration.running {

@@ -162,6 +162,19 @@ fn a_drained_worker_is_left_without_loss() {
 }
 
 #[test]
+fn the_wish_to_drain_outlives_the_coordinator() {
+    let mut env = training(&["w1", "w2"], (1, 2));
+    env.drain("w2");
+    env.restart();
+    for (rank, name) in (0..).zip(["w1", "w2"]) {
+        env.register(name, "1", 1, &[("job-1", 1, rank, 0)]);
+    }
+    env.wait_alive(500, &["w1", "w2"]);
+    assert_eq!(leave_all(&mut env, "job-1", 7), Some(false));
+    assert_eq!(env.live("job-1").2, ["w1"]);
+}
+
+#[test]
 fn where_too_few_remain_the_step_is_saved_first() {
     let mut env = training(&["w1", "w2"], (2, 2));
     env.drain("w2");

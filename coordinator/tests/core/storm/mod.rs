@@ -113,7 +113,8 @@ impl Storm {
             self.tick();
         }
         for name in WORKERS {
-            if self.env.state.worker(&worker(name)).is_some() {
+            let (state, id) = (&self.env.state, worker(name));
+            if state.worker(&id).is_some() || state.record(&id).is_some() {
                 self.env.cordon(name, None);
             }
             self.agent(name).repair();

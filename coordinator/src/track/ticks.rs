@@ -18,6 +18,10 @@ pub fn tick(state: &mut State, now: Now, out: &mut Outcome) {
         if leaves_too_long(state, id, now.mono) {
             assign::left(state, id, now, out);
         }
+        if left_behind(state, id, now.mono) {
+            let why = "a rank never heard that its gang began".to_owned();
+            end_attempt(state, id, Ending::Planned(why), now, out);
+        }
         if let Some(failure) = state.job(id).and_then(|job| overdue(state, job, now.mono)) {
             end_attempt(state, id, Ending::Failed(failure), now, out);
         }
@@ -46,6 +50,20 @@ pub fn tick(state: &mut State, now: Now, out: &mut Outcome) {
     for id in open {
         checks::renew(state, &id, now, out);
     }
+}
+
+/// Whether a rank still waits for the order to begin that others have followed: a coordinator that ended between the two
+/// has left it behind.
+fn left_behind(state: &State, id: &JobId, now: Mono) -> bool {
+    let job = state.job(id);
+    let run = job.and_then(|job| job.phases[job.live()?.0].run.as_ref());
+    let Some(run) = run.filter(|run| matches!(run.stage, Stage::Training)) else {
+        return false;
+    };
+    let moved = |rank: &RankState| matches!(rank, RankState::Training) || rank.finished().is_some();
+    now.since(run.pulse.at) >= state.settings().dead_after
+        && run.ranks.iter().any(RankState::is_ready)
+        && run.ranks.iter().any(moved)
 }
 
 /// Workers that are being emptied and still run ranks of gangs that step: one that did not step when the wish came does

@@ -30,9 +30,11 @@ pub(crate) struct Env {
     pub(crate) leftovers: Vec<(JobId, Attempt)>,
     pub(crate) history: Vec<String>,
     pub(crate) at: Duration,
-    sessions: BTreeMap<WorkerId, (SessionId, String, u32)>,
-    next_session: u64,
-    held: Option<Step>,
+    pub(crate) sessions: BTreeMap<WorkerId, (SessionId, String, u32)>,
+    /// Since the coordinator started.
+    pub(crate) opened: BTreeMap<SessionId, WorkerId>,
+    pub(crate) next_session: u64,
+    pub(crate) held: Option<Step>,
     /// Events are not put into words: there are too many.
     pub(crate) brief: bool,
 }
@@ -56,6 +58,7 @@ impl Env {
             history: Vec::new(),
             at: Duration::ZERO,
             sessions: BTreeMap::new(),
+            opened: BTreeMap::new(),
             next_session: 1,
             held: None,
             brief: false,
@@ -208,11 +211,8 @@ impl Env {
         for effect in outcome.effects {
             match effect {
                 Effect::Send { session, order } => {
-                    let to = self
-                        .sessions
-                        .iter()
-                        .find(|(_, (open, _, _))| *open == session);
-                    let (worker, _) = to.expect("orders go to open sessions only");
+                    let worker = self.opened.get(&session);
+                    let worker = worker.expect("orders go to sessions that were opened");
                     self.orders.push((worker.clone(), order));
                 }
                 Effect::Close { session, .. } => self.closed.push(session),
@@ -245,183 +245,6 @@ impl Env {
             }
             self.wait(500);
         }
-    }
-
-    // Workers.
-
-    pub(crate) fn session(&self, name: &str) -> SessionId {
-        self.sessions[&worker(name)].0
-    }
-
-    pub(crate) fn register(
-        &mut self,
-        name: &str,
-        incarnation: &str,
-        slots: u32,
-        running: &[(&str, u64, u32, u32)],
-    ) {
-        let session = SessionId(self.next_session);
-        self.next_session += 1;
-        let former = self
-            .sessions
-            .insert(worker(name), (session, incarnation.to_owned(), slots));
-        let device = |index| DeviceReport {
-            index,
-            kind: Device::Cpu,
-            name: String::new(),
-            memory: 0,
-        };
-        let held = self.held;
-        let rank = |(job, attempt, rank, device): &(&str, u64, u32, u32)| {
-            let rank = RankId {
-                job: id(job),
-                attempt: Attempt::new(*attempt),
-                rank: Rank::new(*rank),
-            };
-            RunningRank {
-                rank,
-                device: *device,
-                phase: PhaseIndex::new(0),
-                held,
-            }
-        };
-        let answer = self.do_step(Event::Registered(Registration {
-            session,
-            worker: worker(name),
-            incarnation: incarnation.to_owned(),
-            version: "0".to_owned(),
-            host: "localhost".to_owned(),
-            devices: (0..slots).map(device).collect(),
-            running: running.iter().map(rank).collect(),
-            peer: String::new(),
-        }));
-        if let (Answer::Ignored(Ignored::AnotherAgent), Some(former)) = (answer, former) {
-            self.sessions.insert(worker(name), former);
-        }
-    }
-
-    /// An agent comes back with one trainer that has left its gang and waits.
-    pub(crate) fn register_held(&mut self, name: &str, rank: (&str, u64, u32), step: u64) {
-        let (job, attempt, number) = rank;
-        self.held = Some(Step::new(step));
-        self.register(name, "1", 1, &[(job, attempt, number, 0)]);
-        self.held = None;
-    }
-
-    /// An agent comes back with these: job, attempt, rank, device, phase, and steps where it waits with a state. False where
-    /// it is turned away.
-    pub(crate) fn register_running(
-        &mut self,
-        name: &str,
-        incarnation: &str,
-        slots: u32,
-        running: &[(String, u64, u32, u32, PhaseIndex, Option<u64>)],
-    ) -> bool {
-        let session = SessionId(self.next_session);
-        self.next_session += 1;
-        let former = self
-            .sessions
-            .insert(worker(name), (session, incarnation.to_owned(), slots));
-        let device = |index| DeviceReport {
-            index,
-            kind: Device::Cpu,
-            name: String::new(),
-            memory: 0,
-        };
-        let running = running
-            .iter()
-            .map(|(job, attempt, rank, device, phase, held)| RunningRank {
-                rank: RankId {
-                    job: id(job),
-                    attempt: Attempt::new(*attempt),
-                    rank: Rank::new(*rank),
-                },
-                device: *device,
-                phase: *phase,
-                held: held.map(Step::new),
-            });
-        let answer = self.do_step(Event::Registered(Registration {
-            session,
-            worker: worker(name),
-            incarnation: incarnation.to_owned(),
-            version: "0".to_owned(),
-            host: "localhost".to_owned(),
-            devices: (0..slots).map(device).collect(),
-            running: running.collect(),
-            peer: String::new(),
-        }));
-        if answer == Answer::Ignored(Ignored::AnotherAgent) {
-            match former {
-                Some(former) => self.sessions.insert(worker(name), former),
-                None => self.sessions.remove(&worker(name)),
-            };
-            return false;
-        }
-        true
-    }
-
-    /// The session that the coordinator knows a worker by.
-    pub(crate) fn open_session(&self, name: &str) -> Option<SessionId> {
-        self.state.worker(&worker(name))?.session()
-    }
-
-    /// A manifest of an attempt's save, whether or not the attempt is live.
-    pub(crate) fn manifest_of(&self, to: &OrderTo, step: u64) -> RankEvent {
-        let job = self.state.job(&to.job).expect("orders are about jobs");
-        let found = job.phases.iter().zip(&job.submission.phases);
-        let mut found = found.filter(|(phase, _)| phase.record.attempt == to.attempt);
-        let plan = found
-            .next()
-            .map_or(&job.submission.phases[0], |(_, plan)| plan);
-        let key = CheckpointKey {
-            job: to.job.clone(),
-            phase: plan.index,
-            name: plan.name.clone(),
-            step: Step::new(step),
-            attempt: to.attempt,
-        };
-        RankEvent::ManifestWritten {
-            checkpoint: CheckpointRef {
-                phase: key.name.to_string(),
-                manifest: key.manifest().to_string(),
-                digest: "ab".repeat(32),
-                step: Step::new(step),
-            },
-            best: None,
-        }
-    }
-
-    pub(crate) fn cordon(&mut self, name: &str, reason: Option<&str>) {
-        self.do_step(Event::Cordon {
-            worker: worker(name),
-            reason: reason.map(str::to_owned),
-        });
-    }
-
-    pub(crate) fn drain(&mut self, name: &str) {
-        self.do_step(Event::Drain {
-            worker: worker(name),
-            reason: String::new(),
-            deadline: Duration::from_secs(60),
-        });
-    }
-
-    pub(crate) fn link_lost(&mut self, name: &str, other: &str, job: &str) {
-        let attempt = Attempt::new(self.live(job).1);
-        self.do_step(Event::LinkLost {
-            session: self.session(name),
-            worker: worker(name),
-            other: worker(other),
-            rank: (id(job), attempt),
-            reason: "silent for 5 s".to_owned(),
-        });
-    }
-
-    pub(crate) fn reset(&mut self, name: &str) {
-        self.do_step(Event::Reset {
-            session: self.session(name),
-            worker: worker(name),
-        });
     }
 
     // Jobs.
@@ -615,6 +438,7 @@ impl Env {
         let stored = (stored, records);
         self.state = assign::restored(*self.state.settings(), stored, Mono::new(self.at));
         self.sessions.clear();
+        self.opened.clear();
         self.orders.clear();
         check_invariants(&self.state).unwrap();
     }

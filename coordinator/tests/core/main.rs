@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests panic as tests do
 
 mod env; // a state, its store and the time
+mod agents; // its workers come and go
 mod words; // specs, names, reports, orders
 mod path; // submit to succeeded
 mod failures; // what ends attempts, and what follows

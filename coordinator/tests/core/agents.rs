@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use diptych_common::checkpoint::CheckpointKey;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
 use diptych_common::spec::Device;
 use diptych_coordinator::core::{
-    Answer, DeviceReport, Event, Ignored, OrderTo, RankEvent, RankId, Registration, RunningRank,
-    SessionId,
+    Answer, CheckpointRef, DeviceReport, Event, Ignored, OrderTo, RankEvent, RankId, Registration,
+    RunningRank, SessionId,
 };
 
 use crate::env::Env;

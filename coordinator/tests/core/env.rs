@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use diptych_common::checkpoint::CheckpointKey;
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, Rank, Step, WorkerId};
-use diptych_common::spec::Device;
 use diptych_coordinator::assign;
 use diptych_coordinator::core::{
-    Answer, Change, CheckpointRef, Deletion, DeviceReport, Effect, Event, Exit, Ignored, Job,
-    JobState, Mono, Now, Order, OrderTo, Outcome, PhaseState, RankEvent, RankId, RankReport,
-    Refusal, Registration, RequestId, Reread, RunningRank, Secret, SessionId, Settings, State,
-    StoredJob, StoredObject, Submission, Submit, UnixMs, VerifyReport, WorkerRecord, apply,
-    check_invariants,
+    Answer, Change, CheckpointRef, Deletion, Effect, Event, Exit, Job, JobState, Mono, Now, Order,
+    Outcome, PhaseState, RankEvent, RankReport, Refusal, RequestId, Reread, Secret, SessionId,
+    Settings, State, StoredJob, StoredObject, Submission, Submit, UnixMs, VerifyReport,
+    WorkerRecord, apply, check_invariants,
 };
 
 use crate::words::{exited, finished, id, ready, worker};

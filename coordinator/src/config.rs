@@ -53,7 +53,7 @@ pub struct Flags {
     /// How long a gang that could be larger stays as it is before it grows [default: 10s].
     #[arg(long, env = "DIPTYCH_GROW_AFTER", value_name = "DURATION")]
     pub grow_after: Option<String>,
-    /// How long a gang may go without a step, at least, before it counts as stuck [default: 20s].
+    /// How long a gang may go without a step, at least, before it counts as stuck [default: 60s].
     #[arg(long, env = "DIPTYCH_STALL", value_name = "DURATION")]
     pub stall: Option<String>,
     /// Failures within an hour that were a worker's own and keep new ranks off it; 0 never does [default: 5].

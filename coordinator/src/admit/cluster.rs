@@ -136,6 +136,7 @@ pub fn cordon(state: &mut State, worker: &WorkerId, reason: Option<String>) -> R
     state.remember(worker, |record| {
         if reason.is_none() {
             record.blame.clear();
+            record.drains = false;
         }
         record.cordoned = reason;
     });
@@ -159,6 +160,7 @@ pub fn drain(
         format!("drained: {reason}")
     };
     cordon(state, worker, Some(reason))?;
+    state.remember(worker, |record| record.drains = true);
     if let Some(worker) = state.worker_mut(worker) {
         worker.draining = Some(now.mono.after(deadline));
     }

@@ -29,13 +29,22 @@ pub fn place(state: &mut State, now: Now, out: &mut Outcome) {
 /// What the queue comes to, as things are.
 pub fn solution(state: &State, now: Now) -> Solution {
     let problem = Problem::of(state, now.mono);
+    // Where there is nothing to give out, only those at the head of the queue may make room for themselves.
+    let most = match problem.free.is_empty() && problem.kept.is_empty() {
+        true => HEAD,
+        false => usize::MAX,
+    };
     let requests = state
         .queue()
         .iter()
+        .take(most)
         .filter_map(|key| state.job(&key.job))
         .filter_map(|job| claim(job, state.settings(), now.mono));
     solve(&problem, requests)
 }
+
+/// The head of the queue.
+const HEAD: usize = 64;
 
 /// Issues the next attempt of the job's ready phase. Its number is durable before any order leaves.
 fn start(state: &mut State, id: &JobId, seats: Vec<Seat>, now: Now, out: &mut Outcome) {

@@ -152,6 +152,10 @@ pub fn answers(order: &Down, trainers: &mut Trainers) -> Vec<Up> {
                     let reason = leave.reason.clone();
                     vec![held(0, reason)]
                 }
+                Some(Command::Abort(abort)) if !abort.keep => match trainers.remove(&key) {
+                    Some(_) => vec![killed()],
+                    None => Vec::new(),
+                },
                 Some(Command::Abort(_) | Command::Ping(_)) | None => Vec::new(),
             };
             said.into_iter()
@@ -169,10 +173,7 @@ pub fn answers(order: &Down, trainers: &mut Trainers) -> Vec<Up> {
                     held(0, abort.reason.clone())
                 } else {
                     trainers.remove(&(job.clone(), attempt, number));
-                    Event::Exited(v1::Exited {
-                        signal: Some(9),
-                        ..Default::default()
-                    })
+                    killed()
                 };
                 rank(&job, attempt, number, said)
             };
@@ -197,6 +198,13 @@ pub fn rank(job: &str, attempt: u64, rank: u32, event: Event) -> Up {
         attempt,
         rank,
         event: Some(event),
+    })
+}
+
+fn killed() -> Event {
+    Event::Exited(v1::Exited {
+        signal: Some(9),
+        ..Default::default()
     })
 }
 

@@ -102,11 +102,10 @@ fn check_phase(state: &State, job: &Job, index: usize, phase: &Phase) -> Result<
         return Err("I1: the live attempt is not the newest".into());
     }
     let world = placement.seats.len();
-    let scaled = phase.record.scale.is_some();
-    let most = if scaled { plan.most } else { plan.max } as usize;
-    let least = if scaled { 1 } else { plan.min as usize };
-    if world != run.ranks.len() || !(least..=most.max(least)).contains(&world) {
-        return Err(format!("I6: a gang of {world}, not of {least} to {most}"));
+    // Within its range when it is placed; a range that is changed is followed at an agreed step.
+    let most = plan.most.max(plan.max) as usize;
+    if world != run.ranks.len() || !(1..=most).contains(&world) {
+        return Err(format!("I6: a gang of {world}, not of 1 to {most}"));
     }
     if run.reserves.len() != placement.reserves.len() {
         return Err("I6: those that stand by are not those that were placed".into());

@@ -265,6 +265,9 @@ pub struct Budget {
     pub committed: Option<Step>,
     /// The furthest step seen by then.
     pub reached: Step,
+    /// The furthest step that survivors held by then.
+    #[serde(default)]
+    pub kept: Option<Step>,
     /// The first of them.
     pub first: Option<Failure>,
 }

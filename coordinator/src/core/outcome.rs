@@ -170,6 +170,13 @@ pub enum Order {
         /// Ranks that end all the same.
         end: Vec<Rank>,
     },
+    /// One rank ends, the others of its attempt do not.
+    End {
+        /// This one.
+        to: OrderTo,
+        /// Why.
+        reason: String,
+    },
     /// Re-read a checkpoint.
     Verify {
         /// Whose.

@@ -14,6 +14,9 @@ pub struct WorkerRecord {
     pub id: WorkerId,
     /// Why no new ranks are placed on it, if so.
     pub cordoned: Option<String>,
+    /// Whether what it runs is to be moved elsewhere.
+    #[serde(default)]
+    pub drains: bool,
     /// Failures of late that were its own, oldest first.
     pub blame: Vec<Blame>,
 }
@@ -36,6 +39,7 @@ impl WorkerRecord {
         Self {
             id,
             cordoned: None,
+            drains: false,
             blame: Vec::new(),
         }
     }

@@ -70,7 +70,7 @@ impl Default for Settings {
             verify_grace: Duration::from_secs(10),
             verify_again: Duration::from_secs(300),
             unread_pause: Duration::from_secs(1),
-            stall: Duration::from_secs(20),
+            stall: Duration::from_secs(60),
             stall_steps: 20,
             stall_saving: Duration::from_secs(600),
             stall_evaluating: Duration::from_secs(1800),

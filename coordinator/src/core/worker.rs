@@ -3,6 +3,7 @@
 use diptych_common::ids::{Attempt, JobId, Rank, WorkerId};
 use diptych_common::spec::Device;
 
+use super::outcome::OrderTo;
 use super::time::{Mono, UnixMs};
 
 /// One stream of one agent, numbered by the coordinator; a later stream has a higher number.
@@ -124,6 +125,17 @@ impl Worker {
     /// The device with this index.
     pub fn slot_mut(&mut self, index: u32) -> Option<&mut Slot> {
         self.slots.iter_mut().find(|slot| slot.index == index)
+    }
+}
+
+impl RankId {
+    /// As orders name it.
+    pub fn order_to(&self) -> OrderTo {
+        OrderTo {
+            job: self.job.clone(),
+            attempt: self.attempt,
+            rank: self.rank,
+        }
     }
 }
 

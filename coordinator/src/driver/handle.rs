@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::outbox::Outbox;
 use crate::core::{Answer, Event, Mono, Refusal, SessionId, Settings, State};
-use crate::store::{Logs, Reader};
+use crate::store::{History, Logs};
 
 /// What the owner takes.
 pub(super) enum Message {
@@ -52,7 +52,7 @@ pub struct Handle {
     pub(super) watches: Arc<Watches>,
     pub(super) sessions: Arc<AtomicU64>,
     pub(super) settings: Settings,
-    pub(super) reader: Reader,
+    pub(super) reader: Arc<dyn History>,
     pub(super) logs: Logs,
 }
 
@@ -145,8 +145,8 @@ impl Handle {
     }
 
     /// Histories.
-    pub fn reader(&self) -> &Reader {
-        &self.reader
+    pub fn reader(&self) -> &dyn History {
+        &*self.reader
     }
 
     /// Trainers' output.

@@ -19,7 +19,7 @@ use super::outbox::Outboxes;
 use super::sweeper;
 use crate::assign;
 use crate::core::{Answer, Effect, Event, Mono, Now, Outcome, Settings, State, UnixMs, apply};
-use crate::store::{Batch, Logs, Point, Reader, Store, StoreError};
+use crate::store::{Batch, History, Journal, Logs, Point, Store, StoreError};
 
 /// Messages that wait for the owner before senders do.
 const WAITING: usize = 4096;
@@ -47,7 +47,7 @@ pub struct Options {
 #[derive(Debug)]
 struct Owner {
     state: State,
-    store: Store,
+    store: Box<dyn Journal>,
     messages: mpsc::Receiver<Message>,
     watches: Arc<Watches>,
     outboxes: Outboxes,
@@ -78,10 +78,23 @@ pub async fn start(
     options: Options,
     stop: CancellationToken,
 ) -> Result<(Handle, JoinHandle<()>), StoreError> {
-    let (mut store, reader) = Store::open(&options.data_dir).await?;
-    let stored = (store.load().await?, store.workers().await?);
+    let (store, reader) = Store::open(&options.data_dir).await?;
+    start_on(options, (Box::new(store), Arc::new(reader)), stop).await
+}
+
+/// As [`start`], on a store that is open.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn start_on(
+    options: Options,
+    (mut store, reader): (Box<dyn Journal>, Arc<dyn History>),
+    stop: CancellationToken,
+) -> Result<(Handle, JoinHandle<()>), StoreError> {
+    let stored = store.load().await?;
+    let stored = (stored.jobs, stored.workers);
     let mut state = assign::restored(options.settings, stored, Mono::default());
-    recall(&mut state, &reader).await?;
+    recall(&mut state, &*reader).await?;
     let (sender, messages) = mpsc::channel(WAITING);
     let sweep = Arc::new(Notify::new());
     let handle = Handle {
@@ -112,7 +125,7 @@ pub async fn start(
 }
 
 /// Shows the last measurements of unfinished phases again.
-async fn recall(state: &mut State, reader: &Reader) -> Result<(), StoreError> {
+async fn recall(state: &mut State, reader: &dyn History) -> Result<(), StoreError> {
     let active: Vec<JobId> = state
         .jobs()
         .values()

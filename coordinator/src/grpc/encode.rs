@@ -358,6 +358,13 @@ pub(super) fn outbound(outbound: Outbound, settings: &Settings) -> v1::Coordinat
                 keep,
                 end: end.into_iter().map(Rank::get).collect(),
             }),
+            Order::End { to, reason } => {
+                let abort = v1::AbortRank {
+                    reason,
+                    keep: false,
+                };
+                M::Rank(command(to, C::Abort(abort)))
+            }
             Order::Verify {
                 job,
                 storage,

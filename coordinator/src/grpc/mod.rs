@@ -10,4 +10,4 @@ mod decode; // wire → core
 mod ranks; // ranks, as people watch them
 mod encode; // core → wire
 
-pub use server::{Serving, serve};
+pub use server::{Serving, router, serve};

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Router, TcpIncoming};
 
 use super::agents::Agents;
 use super::checkpoints::Checkpoints;
@@ -46,6 +46,17 @@ pub async fn serve(
 ) -> std::io::Result<Serving> {
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let router = router(handle, stop.clone()).await?;
+    let task = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()));
+    Ok(Serving { address, task })
+}
+
+/// All services, to be served on any kind of connection until `stop`.
+///
+/// # Errors
+/// The built-in descriptors cannot be read, which only a bug can cause.
+pub async fn router(handle: Handle, stop: CancellationToken) -> std::io::Result<Router> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobServiceServer<Jobs>>().await;
     health.set_serving::<AgentServiceServer<Agents>>().await;
@@ -55,7 +66,7 @@ pub async fn serve(
     };
     let broken =
         |error| std::io::Error::other(format!("the built-in descriptors cannot be read: {error}"));
-    let router = Server::builder()
+    Ok(Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(
@@ -73,8 +84,5 @@ pub async fn serve(
         )
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(broken)?)
-        .add_service(reflection().build_v1alpha().map_err(broken)?);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let task = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()));
-    Ok(Serving { address, task })
+        .add_service(reflection().build_v1alpha().map_err(broken)?))
 }

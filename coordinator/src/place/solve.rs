@@ -45,7 +45,7 @@ pub fn solve(problem: &Problem, requests: impl IntoIterator<Item = GangRequest>)
         }
     }
     for request in rest {
-        if pools.iter().all(Pool::is_closed) {
+        if pools.iter().all(Pool::is_closed) && !solution.waiting.is_empty() {
             break;
         }
         let pool = pool_of(&mut pools, request.kind);

@@ -2,11 +2,13 @@
 
 pub mod error; // what can go wrong
 pub mod lock; // one coordinator per directory
+pub mod journal; // what the owner needs of it
 pub mod sqlite; // the writer: load, commit
 pub mod reader; // histories, beside the writer
 pub mod logs; // trainers' output, by attempt and rank
 
 pub use error::StoreError;
+pub use journal::{History, Journal, Stored};
 pub use logs::{LogFile, Logs};
 pub use reader::{Reader, StoredEvent};
 pub use sqlite::{Batch, Point, Store};

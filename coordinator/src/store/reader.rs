@@ -5,6 +5,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteRow};
 use sqlx::{Row as _, SqlitePool};
 
 use super::StoreError;
+use super::journal::History;
 use super::sqlite::Point;
 use crate::core::{Deletion, Metric, UnixMs};
 
@@ -42,12 +43,11 @@ impl Reader {
                 .connect_lazy_with(options.read_only(true)),
         })
     }
+}
 
-    /// The next lines of a job's history after the one with this id, at most a thousand.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn events(&self, job: &JobId, after: i64) -> Result<Vec<StoredEvent>, StoreError> {
+#[async_trait::async_trait]
+impl History for Reader {
+    async fn events(&self, job: &JobId, after: i64) -> Result<Vec<StoredEvent>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, at_ms, kind, phase, attempt, message FROM events WHERE job = ? AND id > ? ORDER BY id LIMIT ?",
         )
@@ -71,11 +71,7 @@ impl Reader {
         rows.into_iter().map(event).collect()
     }
 
-    /// The next objects to delete after the ones with this id.
-    ///
-    /// # Errors
-    /// The database cannot be read, or holds what this version cannot understand.
-    pub async fn deletions(&self, after: i64) -> Result<Vec<(i64, Deletion)>, StoreError> {
+    async fn deletions(&self, after: i64) -> Result<Vec<(i64, Deletion)>, StoreError> {
         let rows = sqlx::query("SELECT id, body FROM deletions WHERE id > ? ORDER BY id LIMIT ?")
             .bind(after)
             .bind(PAGE)
@@ -89,11 +85,7 @@ impl Reader {
         rows.into_iter().map(deletion).collect()
     }
 
-    /// A page of a phase's measurements, by name and step, after the last of the page before.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn metrics(
+    async fn metrics(
         &self,
         job: &JobId,
         phase: PhaseIndex,
@@ -116,11 +108,7 @@ impl Reader {
             .collect()
     }
 
-    /// The last value of each measurement of a phase.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn last_metrics(
+    async fn last_metrics(
         &self,
         job: &JobId,
         phase: PhaseIndex,

@@ -13,6 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::StoreError;
+use super::journal::{Journal, Stored};
 use super::lock::Lock;
 use super::reader::Reader;
 use crate::admit;
@@ -83,12 +84,9 @@ impl Store {
         ))
     }
 
-    /// Everything that the store holds, in order of submission. An active job whose spec this version does not accept
-    /// has failed, and says so: the others go on.
-    ///
-    /// # Errors
-    /// The database cannot be read, or holds what this version cannot understand.
-    pub async fn load(&mut self) -> Result<Vec<StoredJob>, StoreError> {
+    /// All jobs, in order of submission. An active job whose spec this version does not accept has failed, and says so: the
+    /// others go on.
+    async fn jobs(&mut self) -> Result<Vec<StoredJob>, StoreError> {
         let rows = sqlx::query("SELECT id, spec, body FROM jobs ORDER BY sequence")
             .fetch_all(&mut self.connection)
             .await?;
@@ -157,10 +155,7 @@ impl Store {
     }
 
     /// What is remembered of workers.
-    ///
-    /// # Errors
-    /// As [`Store::load`].
-    pub async fn workers(&mut self) -> Result<Vec<WorkerRecord>, StoreError> {
+    async fn workers(&mut self) -> Result<Vec<WorkerRecord>, StoreError> {
         let rows = sqlx::query("SELECT body FROM workers ORDER BY id")
             .fetch_all(&mut self.connection)
             .await?;
@@ -170,12 +165,18 @@ impl Store {
         };
         rows.into_iter().map(decode).collect()
     }
+}
 
-    /// Writes a batch, all or nothing. When this returns, it is on the disk.
-    ///
-    /// # Errors
-    /// The database cannot be written; then nothing of the batch is.
-    pub async fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+#[async_trait::async_trait]
+impl Journal for Store {
+    async fn load(&mut self) -> Result<Stored, StoreError> {
+        Ok(Stored {
+            jobs: self.jobs().await?,
+            workers: self.workers().await?,
+        })
+    }
+
+    async fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut transaction = self.connection.begin().await?;
         for change in &batch.changes {
             write(&mut transaction, change).await?;

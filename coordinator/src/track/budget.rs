@@ -25,10 +25,13 @@ pub struct Mark {
     pub committed: Option<Step>,
     /// Furthest step that any attempt reported.
     pub reached: Step,
+    /// The step from which the next attempt goes on in memory, as far as it was reported; `None` where nobody keeps the
+    /// state.
+    pub kept: Option<Step>,
 }
 
-/// Spends a failure. Progress since the last one (a later committed checkpoint or, while there is none, a later
-/// step) starts the series anew. A terminal failure ends the phase whatever the budget.
+/// Spends a failure. Progress since the last one (a later committed checkpoint, a later step that survivors hold or,
+/// while there is neither, a later step) starts the series anew. A terminal failure ends the phase whatever the budget.
 pub fn spend(
     budget: &mut Budget,
     failure: &Failure,
@@ -41,13 +44,15 @@ pub fn spend(
         (None, None) => mark.reached > budget.reached,
         (Some(_), None) => false,
     };
-    if progressed || budget.failures == 0 {
+    let kept = mark.kept > budget.kept;
+    if progressed || kept || budget.failures == 0 {
         budget.failures = 0;
         budget.first = Some(failure.clone());
     }
     budget.failures += 1;
     budget.committed = mark.committed.max(budget.committed);
     budget.reached = mark.reached.max(budget.reached);
+    budget.kept = mark.kept.max(budget.kept);
     if terminal {
         let why = format!(
             "a failure of kind {} is not tried again",
@@ -91,6 +96,7 @@ mod tests {
         Mark {
             committed: committed.map(Step::new),
             reached: Step::new(reached),
+            kept: None,
         }
     }
 
@@ -135,6 +141,28 @@ mod tests {
         }
         assert!(matches!(
             spend(&mut budget, &crash, mark(Some(5), 8), (3, false)),
+            Verdict::Stop { .. }
+        ));
+    }
+
+    #[test]
+    fn a_step_that_survivors_hold_is_progress_and_the_same_step_is_not() {
+        let mut budget = Budget::default();
+        let crash = failure(FailureKind::Crashed, 1);
+        let at = |step| Mark {
+            kept: Some(Step::new(step)),
+            ..mark(Some(5), step)
+        };
+        for step in [6, 7, 8, 9, 10] {
+            let verdict = spend(&mut budget, &crash, at(step), (3, false));
+            assert_eq!((verdict, budget.failures), (Verdict::Again, 1));
+        }
+        assert_eq!(
+            spend(&mut budget, &crash, at(10), (3, false)),
+            Verdict::Again
+        );
+        assert!(matches!(
+            spend(&mut budget, &crash, at(10), (3, false)),
             Verdict::Stop { .. }
         ));
     }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use diptych_common::ids::{JobId, Rank};
+use diptych_common::ids::{JobId, Rank, Step};
 
 use super::budget::{Mark, Verdict, spend};
 use super::recover;
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
-    Checkpoint, CheckpointState, Failure, FailureKind, Hold, Job, JobState, Now, Order, Outcome,
-    PhaseState, Placement, RankId, State,
+    Brings, Checkpoint, CheckpointState, Failure, FailureKind, Hold, Job, JobState, Now, Order,
+    Outcome, PhaseState, Placement, RankId, State,
 };
 
 /// Why an attempt ends.
@@ -58,7 +58,16 @@ pub fn end_attempt(state: &mut State, id: &JobId, ending: Ending, now: Now, out:
         }
         Ending::Failed(failure) => {
             out.note(job, now.wall, "attempt_failed", at, failure.to_string());
-            let again = failed(job, (index, &placement), &failure, failures, now, out);
+            let holds = kept.values().any(|brings| *brings == Brings::State);
+            let kept = Some(job.phases[index].progress.step).filter(|_| holds);
+            let again = failed(
+                job,
+                (index, &placement),
+                (&failure, kept),
+                failures,
+                now,
+                out,
+            );
             let first = job.phases[index].record.budget.failures == 1;
             blamed = Some(failure).filter(|failure| first && failure.kind.is_a_workers_own());
             again
@@ -99,7 +108,7 @@ fn to_blame(job: &Job, index: usize, ending: &Ending) -> BTreeSet<Rank> {
 fn failed(
     job: &mut Job,
     (index, placement): (usize, &Placement),
-    failure: &Failure,
+    (failure, kept): (&Failure, Option<Step>),
     limit: u32,
     now: Now,
     out: &mut Outcome,
@@ -114,6 +123,7 @@ fn failed(
     let mark = Mark {
         committed: phase.newest_committed(),
         reached: phase.progress.reached,
+        kept,
     };
     let at = Some((index, placement.attempt));
     let budget = &mut phase.record.budget;

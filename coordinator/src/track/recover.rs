@@ -92,12 +92,9 @@ pub fn dismiss(state: &mut State, seats: &[Seat], reason: &str, now: Now, out: &
         if let Some(session) = session {
             out.send(
                 session,
-                Order::Abort {
-                    job: rank.job,
-                    attempt: rank.attempt,
+                Order::End {
+                    to: rank.order_to(),
                     reason: reason.to_owned(),
-                    keep: true,
-                    end: vec![rank.rank],
                 },
             );
         }
@@ -159,6 +156,34 @@ pub fn standing_by(state: &State, id: &JobId) -> Vec<Seat> {
         })
         .map(|(_, seat)| seat.clone())
         .collect()
+}
+
+/// What waits on a worker is what its agent says next.
+pub fn drop_kept(state: &mut State, worker: &WorkerId) {
+    let Some(found) = state.worker(worker) else {
+        return;
+    };
+    let kept: Vec<(JobId, Seat)> = found
+        .slots
+        .iter()
+        .filter_map(|slot| match &slot.hold {
+            Hold::Kept(rank) => {
+                let seat = Seat {
+                    worker: worker.clone(),
+                    device: slot.index,
+                };
+                Some((rank.job.clone(), seat))
+            }
+            Hold::Free | Hold::Held(_) | Hold::Releasing { .. } => None,
+        })
+        .collect();
+    for (job, seat) in kept {
+        if let Some(job) = state.job_mut(&job) {
+            for phase in &mut job.phases {
+                phase.kept.remove(&seat);
+            }
+        }
+    }
 }
 
 /// All trainers that wait, or stand by, on a worker are gone with it.

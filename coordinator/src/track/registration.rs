@@ -10,6 +10,7 @@ use crate::assign;
 use crate::core::{
     Brings, Effect, Failure, FailureKind, Hold, Ignored, Link, Now, Order, Outcome, PhaseState,
     Placement, RankId, RankState, Registration, RunningRank, Seat, Settings, Slot, State, Worker,
+    WorkerRecord,
 };
 
 /// An agent opened a stream. It takes the place of the worker's former one, if any; what it runs is reconciled with
@@ -81,6 +82,11 @@ pub fn register(state: &mut State, registration: Registration, now: Now, out: &m
         worker.registered = former.registered;
         worker.draining = former.draining.filter(|_| !renewed);
     }
+    let drains = |record: &WorkerRecord| record.drains;
+    if worker.draining.is_none() && state.record(&worker.id).is_some_and(drains) {
+        // The wish for it outlives both processes.
+        worker.draining = Some(now.mono.after(state.settings().leave_deadline));
+    }
     let mut waiting = Vec::new();
     for running in &registration.running {
         let (rank, device) = (&running.rank, running.device);
@@ -109,19 +115,17 @@ pub fn register(state: &mut State, registration: Registration, now: Now, out: &m
             let reason = format!("attempt {} of {} has ended", rank.attempt, rank.job);
             out.send(
                 registration.session,
-                Order::Abort {
-                    job: rank.job.clone(),
-                    attempt: rank.attempt,
+                Order::End {
+                    to: rank.order_to(),
                     reason,
-                    keep: true,
-                    end: vec![rank.rank],
                 },
             );
         }
     }
-    let lost_with_it = former.is_some() && renewed;
-    if lost_with_it {
+    if renewed {
         recover::drop_worker(state, &registration.worker);
+    } else {
+        recover::drop_kept(state, &registration.worker);
     }
     state.insert_worker(worker);
     for (job, phase, seat) in waiting {

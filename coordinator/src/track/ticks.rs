@@ -1,6 +1,6 @@
 //! What time alone brings about: lost workers, gangs that take too long, verifications that nobody answers for.
 
-use diptych_common::ids::{JobId, Rank};
+use diptych_common::ids::{JobId, Rank, WorkerId};
 
 use super::ending::{Ending, end_attempt};
 use super::{checks, stall, workers};
@@ -21,6 +21,9 @@ pub fn tick(state: &mut State, now: Now, out: &mut Outcome) {
         if let Some(failure) = state.job(id).and_then(|job| overdue(state, job, now.mono)) {
             end_attempt(state, id, Ending::Failed(failure), now, out);
         }
+    }
+    for worker in draining(state) {
+        assign::drain(state, &worker, now, out);
     }
     assign::grow(state, now, out);
     let unsettled = |job: &&JobId| {
@@ -43,6 +46,28 @@ pub fn tick(state: &mut State, now: Now, out: &mut Outcome) {
     for id in open {
         checks::renew(state, &id, now, out);
     }
+}
+
+/// Workers that are being emptied and still run ranks of gangs that step: one that did not step when the wish came does
+/// now.
+fn draining(state: &State) -> Vec<WorkerId> {
+    let workers = state.workers().values();
+    let draining = workers.filter(|worker| worker.draining.is_some());
+    let steps_on = |worker: &WorkerId| {
+        let mut jobs = state.live().iter().filter_map(|id| state.job(id));
+        jobs.any(|job| {
+            let Some((index, placement)) = job.live() else {
+                return false;
+            };
+            let run = job.phases[index].run.as_ref();
+            placement.seats.iter().any(|seat| &seat.worker == worker)
+                && run.is_some_and(|run| matches!(run.stage, Stage::Training))
+        })
+    };
+    draining
+        .map(|worker| worker.id.clone())
+        .filter(steps_on)
+        .collect()
 }
 
 /// Whether a gang that was told to leave has used up its time for it.

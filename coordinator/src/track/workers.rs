@@ -268,12 +268,9 @@ fn press(state: &mut State, worker: &Worker, now: Now, out: &mut Outcome) {
             let reason = "its attempt ended a while ago".to_owned();
             out.send(
                 session,
-                Order::Abort {
-                    job: rank.job.clone(),
-                    attempt: rank.attempt,
+                Order::End {
+                    to: rank.order_to(),
                     reason,
-                    keep: true,
-                    end: vec![rank.rank],
                 },
             );
         }

@@ -42,6 +42,7 @@ impl Env {
         let settings = Settings {
             settle: Duration::ZERO,
             backoff: Duration::ZERO,
+            suspect_after: 0,
             ..Settings::default()
         };
         Self {
@@ -59,6 +60,16 @@ impl Env {
             held: None,
             brief: false,
         }
+    }
+
+    /// One in which a worker is cordoned after so many failures of its own.
+    pub(crate) fn suspicious(suspect_after: u32) -> Self {
+        let mut env = Self::new();
+        env.state = State::new(Settings {
+            suspect_after,
+            ..*env.state.settings()
+        });
+        env
     }
 
     /// An environment with workers of one slot each.

@@ -108,5 +108,5 @@ fn a_trainer_that_does_not_leave_is_pressed_and_not_waited_for() {
     env.orders.clear();
     env.wait_alive(16_000, &["w1", "w2"]);
     assert_eq!(env.live("job-1").2, ["w1"]);
-    assert_eq!(env.take_orders(is_abort), ["w2"], "pressed once");
+    assert_eq!(env.take_orders(is_end), ["w2"], "pressed once");
 }

@@ -76,7 +76,7 @@ fn what_stands_by_gives_way_to_a_job_that_waits() {
     env.wait_alive(2_500, &["w1", "w2"]);
     env.orders.clear();
     env.submit("job-2", &submission((1, 1), 0, &["a"]));
-    let ended = env.take_orders(|order| matches!(order, Order::Abort { keep: true, .. }));
+    let ended = env.take_orders(|order| matches!(order, Order::End { .. }));
     assert_eq!(ended, ["w2"]);
     env.say_as("w2", "job-1", 1, 1, exited(Exit::Signal(9)));
     assert_eq!(env.live("job-2").2, ["w2"]);
@@ -159,6 +159,19 @@ fn a_drained_worker_is_left_without_loss() {
     assert_eq!(budget(&env, "job-1"), 0);
     env.wait_alive(20_000, &["w1", "w2"]);
     assert_eq!(env.live("job-1").2, ["w1"], "nothing is placed on it again");
+}
+
+#[test]
+fn the_wish_to_drain_outlives_the_coordinator() {
+    let mut env = training(&["w1", "w2"], (1, 2));
+    env.drain("w2");
+    env.restart();
+    for (rank, name) in (0..).zip(["w1", "w2"]) {
+        env.register(name, "1", 1, &[("job-1", 1, rank, 0)]);
+    }
+    env.wait_alive(500, &["w1", "w2"]);
+    assert_eq!(leave_all(&mut env, "job-1", 7), Some(false));
+    assert_eq!(env.live("job-1").2, ["w1"]);
 }
 
 #[test]

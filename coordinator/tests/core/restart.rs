@@ -130,5 +130,5 @@ fn ranks_of_attempts_that_ended_meanwhile_are_aborted() {
     });
     env.restart();
     both_back(&mut env);
-    assert_eq!(env.take_orders(is_abort), ["w1", "w2"]);
+    assert_eq!(env.take_orders(is_end), ["w1", "w2"]);
 }

@@ -183,6 +183,10 @@ pub(crate) fn is_abort(order: &Order) -> bool {
     matches!(order, Order::Abort { .. })
 }
 
+pub(crate) fn is_end(order: &Order) -> bool {
+    matches!(order, Order::End { .. })
+}
+
 pub(crate) fn is_prepare(order: &Order) -> bool {
     matches!(order, Order::Prepare(_))
 }

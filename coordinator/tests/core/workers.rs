@@ -132,6 +132,9 @@ fn a_trainer_that_vanished_without_a_word_is_not_waited_for() {
 fn leaving_on_purpose_spends_no_budget() {
     let mut env = running();
     for round in 0..5 {
+        if round > 0 {
+            env.all_ready("job-1", 5);
+        }
         let session = env.session("w2");
         env.do_step(Event::Leaving {
             session,
@@ -139,7 +142,13 @@ fn leaving_on_purpose_spends_no_budget() {
             grace: std::time::Duration::from_secs(120),
         });
         let attempt = round + 1;
-        env.say_as("w1", "job-1", attempt, 0, exited(Exit::Signal(9)));
+        for rank in 0..2 {
+            env.say("job-1", rank, held(5));
+        }
+        env.say_as("w2", "job-1", attempt, 1, exited(Exit::Code(4)));
+        env.reset("w2");
+        env.wait_alive(100, &["w1"]);
+        assert!(env.job("job-1").live().is_none());
         env.register("w2", &format!("n{round}"), 1, &[]);
         assert_eq!(env.live("job-1").1, attempt + 1);
     }
@@ -152,8 +161,7 @@ fn a_lost_worker_that_wakes_up_is_told_to_end_its_ranks() {
     env.wait_alive(6_000, &["w1"]);
     env.orders.clear();
     env.register("w2", "1", 1, &[("job-1", 1, 1, 0)]);
-    assert_eq!(env.take_orders(is_abort), ["w2"]);
-    env.say_as("w1", "job-1", 1, 0, exited(Exit::Signal(9)));
+    assert_eq!(env.take_orders(is_end), ["w2"]);
     assert!(
         env.job("job-1").live().is_none(),
         "w2's device is not free yet"

@@ -239,14 +239,7 @@ impl AgentState {
                 self.prepare(key, Box::new(prepare), now, &mut effects);
             }
             Event::Command(key, Command::Abort(abort)) => {
-                let order = AbortOrder {
-                    job: key.job,
-                    attempt: key.attempt,
-                    reason: abort.reason,
-                    keep: abort.keep,
-                    end: BTreeSet::new(),
-                };
-                self.abort(&order, now, &mut effects);
+                self.abort_rank(&key, &abort, now, &mut effects);
             }
             Event::Command(key, command) => self.pass_on(key, command, &mut effects),
             Event::Abort(order) => self.abort(&order, now, &mut effects),

@@ -123,6 +123,24 @@ impl Keeper {
         self.age.before.saturating_add(self.age.since.elapsed())
     }
 
+    /// The newest save of the best state so far that is not committed.
+    pub fn best_at_risk(&self) -> Option<Step> {
+        self.best.last().copied()
+    }
+
+    /// Waits until the best state so far is committed, if it was saved before `step`; gives up once nobody is there to
+    /// commit.
+    ///
+    /// # Errors
+    /// As [`Keeper::attend`].
+    pub fn settle_best(&mut self, step: Step, control: &Control) -> Result<(), PhaseError> {
+        let alone = || control.leave().is_some_and(|leave| leave.alone);
+        while self.best.last().is_some_and(|best| *best < step) && !alone() {
+            self.turn(control)?;
+        }
+        Ok(())
+    }
+
     /// Whether this rank still writes.
     pub fn busy(&self) -> bool {
         self.saver.busy()

@@ -32,6 +32,8 @@ pub struct Learner {
     pub step: Step,
     /// The evaluation that is due at this step has not been heard yet.
     pub owes_evaluation: bool,
+    /// The newest step whose state is the best so far and is not known to be committed.
+    pub best_at_risk: Option<Step>,
     optimizer: Optimizer,
 }
 
@@ -73,6 +75,7 @@ impl Learner {
             schedule,
             step: Step::new(0),
             owes_evaluation: false,
+            best_at_risk: None,
             optimizer,
         })
     }
@@ -100,6 +103,7 @@ impl Learner {
             own.load(tensors)
                 .map_err(|error| PhaseError::bad_checkpoint(object, error))?;
         }
+        self.best_at_risk = None;
         self.stand_at(step);
         Ok(())
     }
@@ -112,6 +116,7 @@ impl Learner {
         for (own, given) in self.state().iter_mut().zip(given) {
             no_grad(|| own.tensor.f_copy_(&given.tensor))?;
         }
+        self.best_at_risk = None;
         self.stand_at(step);
         Ok(())
     }
@@ -182,9 +187,13 @@ impl Learner {
     }
 
     /// Comes to rest between two attempts: the state is that of the last committed step, before any evaluation of it.
-    pub fn rest(&mut self) {
+    /// Whether training can go on from it: not where the best state so far has been passed and its save was cut short,
+    /// for no later attempt could make that checkpoint, which may be the phase's result.
+    pub fn rest(&mut self) -> bool {
         self.discard_step();
         self.owes_evaluation |= self.judge.unhear();
+        let risked = self.best_at_risk.take();
+        risked.is_none_or(|best| best >= self.step)
     }
 
     /// Forgets what a step that is given up has staged.

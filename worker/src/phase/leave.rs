@@ -40,6 +40,11 @@ impl Session<'_> {
                 reason.push_str("; its state could not be saved, and is in memory only");
             }
         }
+        if !how.alone {
+            let step = self.prepared.learner.step;
+            self.keeper.settle_best(step, control)?;
+        }
+        self.prepared.learner.best_at_risk = self.keeper.best_at_risk();
         self.board.publish(control);
         Ok(Ended::Left(reason))
     }

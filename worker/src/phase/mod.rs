@@ -43,7 +43,7 @@ impl Work for Seat {
     fn attempt(&mut self, assignment: Assignment, control: &Control) -> Result<Ended, PhaseError> {
         let ended = self.take_part(assignment, control);
         if let Some(kept) = &mut self.kept {
-            kept.learner.rest();
+            kept.whole &= kept.learner.rest();
         }
         ended
     }

@@ -146,16 +146,14 @@ impl<'a> Session<'a> {
         if self.prepared.learner.judge.has_stopped() {
             return Ok(Some((values, best)));
         }
-        if best {
-            self.keeper
-                .save_best(self.prepared.learner, &values, control)?;
-        }
+        self.save(Saving::No, (&values, best), control)?;
         Ok(None)
     }
 
     /// One step, with what follows it.
     fn advance(&mut self, control: &Control) -> Result<Next, PhaseError> {
         self.keeper.attend(control)?;
+        self.prepared.learner.best_at_risk = self.keeper.best_at_risk();
         let skipped = self.prepared.assignment.skip.contains(&self.step());
         let learning_rate = self.prepared.learner.rate();
         let (mut values, agreed) = self.compute(skipped, control)?;
@@ -290,7 +288,10 @@ impl<'a> Session<'a> {
     ) -> Result<(), PhaseError> {
         let learner = &*self.prepared.learner;
         match agreed {
-            _ if best => self.keeper.save_best(learner, values, control)?,
+            _ if best => {
+                self.keeper.save_best(learner, values, control)?;
+                self.prepared.learner.best_at_risk = Some(self.step());
+            }
             Saving::Yes => self.keeper.save(learner, values)?,
             Saving::Skip if self.speaks() && !self.skip_told => {
                 self.skip_told = true;

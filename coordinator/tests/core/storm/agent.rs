@@ -241,9 +241,19 @@ impl Agent {
                     }
                 }
             }
+            Order::End { to, .. } => {
+                let key = (to.job.to_string(), to.attempt.get(), to.rank.get());
+                self.waiting.retain(
+                    |_, order| !matches!(order, Order::Prepare(prepare) if prepare.to == to),
+                );
+                let mut own = self.trainers.values_mut();
+                if let Some(trainer) = own.find(|trainer| trainer.key == key) {
+                    trainer.end(now);
+                }
+            }
             Order::Verify { .. } => super::verified(env, self.name, order),
             Order::Begin { to, state, .. } => {
-                self.for_rank(&to, |trainer| trainer.begin(state.step.get()));
+                self.for_rank(&to, |trainer| trainer.begin(state.step.get(), now));
             }
             Order::Leave { to, save, .. } => self.for_rank(&to, |trainer| trainer.leave(save)),
             Order::WriteManifest { to, step, .. } => {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use diptych_coordinator::core::{Event, Order, Reread, Scale, VerifyReport};
+use diptych_coordinator::queue::explain;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -112,7 +113,10 @@ impl Storm {
             self.tick();
         }
         for name in WORKERS {
-            self.env.cordon(name, None);
+            let (state, id) = (&self.env.state, worker(name));
+            if state.worker(&id).is_some() || state.record(&id).is_some() {
+                self.env.cordon(name, None);
+            }
             self.agent(name).repair();
         }
         let _ = self.scale_all_back();
@@ -276,12 +280,21 @@ impl Storm {
     }
 
     fn standing(&self) -> Vec<String> {
+        let now = self.env.now().mono;
         let jobs = JOBS.iter().map(|job| {
             let job = self.env.job(job);
-            format!("{} {:?} live {:?}", job.id(), job.record.state, job.live())
+            let why = explain(&self.env.state, job, now);
+            format!(
+                "{} {:?}, live {:?}: {why:?}",
+                job.id(),
+                job.record.state,
+                job.live()
+            )
         });
-        jobs.chain(self.agents.values().map(|agent| format!("{agent:?}")))
-            .collect()
+        let workers = self.env.state.workers().values();
+        let slots = workers.map(|worker| format!("{:?}", worker));
+        let agents = self.agents.values().map(|agent| format!("{agent:?}"));
+        jobs.chain(slots).chain(agents).collect()
     }
 }
 

@@ -105,7 +105,7 @@ impl Trainer {
         };
     }
 
-    pub(super) fn begin(&mut self, step: u64) {
+    pub(super) fn begin(&mut self, step: u64, now: Duration) {
         if self.life == Life::Ready {
             assert!(
                 self.step.is_none_or(|held| held <= step),
@@ -115,6 +115,9 @@ impl Trainer {
             );
             self.step = Some(step);
             self.life = Life::Training;
+            if step >= STEPS {
+                self.finish(step, now);
+            }
         }
     }
 
@@ -210,21 +213,27 @@ impl Trainer {
         );
     }
 
+    /// The last step was taken: it is saved, and the process ends once that is committed.
+    fn finish(&mut self, step: u64, now: Duration) {
+        self.save(step, now);
+        self.report(finished(step), now);
+        self.life = Life::Saving {
+            step,
+            then: Then::Exit,
+        };
+    }
+
     fn step(&mut self, now: Duration) {
         let step = self.step.unwrap_or(0) + 1;
         self.step = Some(step);
         self.report(progress(step), now);
-        let last = step >= STEPS;
-        if last || step.is_multiple_of(SAVE) || self.leaves == Some(true) {
+        if step >= STEPS {
+            return self.finish(step, now);
+        }
+        if step.is_multiple_of(SAVE) || self.leaves == Some(true) {
             self.save(step, now);
         }
-        if last {
-            self.report(finished(step), now);
-            self.life = Life::Saving {
-                step,
-                then: Then::Exit,
-            };
-        } else if self.leaves == Some(true) {
+        if self.leaves == Some(true) {
             self.life = Life::Saving {
                 step,
                 then: Then::Leave,

@@ -6,7 +6,7 @@ use diptych_proto::v1;
 use diptych_proto::v1::rank_command::Command;
 use tokio::time::Instant;
 
-use super::{AbortOrder, AgentState, Effect, Life, Link, Process, Stage, Toward};
+use super::{AbortOrder, AgentState, Effect, Life, Link, Process, RankKey, Stage, Toward};
 
 /// Whether the agent stays.
 #[derive(Debug)]
@@ -75,6 +75,41 @@ impl AgentState {
         }
         for key in dropped {
             self.never_started(key, &order.reason, now, effects);
+        }
+    }
+
+    /// One rank leaves; the others of its attempt go on, if they can without it.
+    pub(super) fn abort_rank(
+        &mut self,
+        key: &RankKey,
+        abort: &v1::AbortRank,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (kill_at, hold_by) = (
+            now + self.patience.abort_grace,
+            now + self.patience.hold_grace,
+        );
+        let (mut left, mut dropped) = (false, false);
+        for seat in &mut self.seats {
+            dropped |= seat
+                .waiting
+                .take_if(|waiting| waiting.key == *key)
+                .is_some();
+            let own = seat.process.as_mut().filter(|process| process.key == *key);
+            let Some(process) = own else { continue };
+            left |= process.trains();
+            if abort.keep {
+                process.hold(&abort.reason, hold_by, effects);
+            } else {
+                process.end(&abort.reason, kill_at, effects);
+            }
+        }
+        if left {
+            self.break_gang(&key.of(), Some(key.rank), &abort.reason, now, effects);
+        }
+        if dropped {
+            self.never_started(key.clone(), &abort.reason, now, effects);
         }
     }
 

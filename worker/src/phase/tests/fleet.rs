@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::trainer::{
     Begin, Command, Control, Fence, Held, Leave, Measurement, Peer, Ready, Report, StartFrom,
 };
 
+/// Fleets of one job write to the same store.
+static NUMBERS: AtomicU64 = AtomicU64::new(1000);
 /// Longest that a test waits for a report.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -79,7 +82,7 @@ impl<'a> Fleet<'a> {
         Self {
             job,
             phase,
-            attempt: 1000,
+            attempt: NUMBERS.fetch_add(1000, Ordering::Relaxed),
             seats: BTreeMap::new(),
             send,
             said,
@@ -162,6 +165,20 @@ impl<'a> Fleet<'a> {
         ready
     }
 
+    /// Whether nobody holds a state.
+    pub(super) fn empty(ready: &BTreeMap<usize, Ready>) -> bool {
+        ready.values().all(|ready| ready.state.is_none())
+    }
+
+    /// The attempt that follows where nobody holds a state.
+    pub(super) fn fallback(&self) -> Round {
+        Round {
+            start: StartFrom::Checkpoint,
+            resume: self.commits.last().cloned(),
+            ..self.round.clone()
+        }
+    }
+
     /// What the coordinator tells a gang that stands ready.
     pub(super) fn plan(&self, ready: &BTreeMap<usize, Ready>) -> Begin {
         let ranks = || (0..).map(Rank::new).zip(&self.round.ranks);
@@ -199,7 +216,11 @@ impl<'a> Fleet<'a> {
     /// Assigns an attempt, and has it begin.
     pub(super) fn run(&mut self, round: Round) -> Begin {
         self.assign(round);
-        let ready = self.ready();
+        let mut ready = self.ready();
+        if Self::empty(&ready) {
+            self.assign(self.fallback());
+            ready = self.ready();
+        }
         let begin = self.plan(&ready);
         self.begin(&begin);
         begin

@@ -58,14 +58,15 @@ fn an_abort_anywhere_changes_nothing() {
     let mut fleet = Fleet::new(&job, 0);
     fleet.withheld = Some(Step::new(8));
     let mut attempts = 0;
-    let mut finished = false;
+    let (mut finished, mut fallback) = (false, None);
     while !finished {
         attempts += 1;
         // Nobody holds anything where the first attempts are cut short.
-        fleet.assign(match attempts < 3 {
+        let next = match attempts < 3 {
             true => from_scratch(&[0, 1]),
             false => from_memory(&[0, 1]),
-        });
+        };
+        fleet.assign(fallback.take().unwrap_or(next));
         let mut ready = BTreeMap::new();
         for _ in 0..attempts {
             match fleet.hear() {
@@ -75,6 +76,10 @@ fn an_abort_anywhere_changes_nothing() {
                 }
                 Some((seat, Report::Ready(said))) => {
                     ready.insert(seat, said);
+                    if ready.len() == 2 && Fleet::empty(&ready) {
+                        fallback = Some(fleet.fallback());
+                        break;
+                    }
                     if ready.len() == 2 {
                         let begin = fleet.plan(&ready);
                         fleet.begin(&begin);

@@ -17,8 +17,11 @@ BIN := $(CARGO_TARGET_DIR)/release
 DIGITS := $(CURDIR)/data/digits
 DEMO_DIR ?= $(CURDIR)/.demo
 SEED ?= 0
+FAULTS ?= 40
+# Kinds of faults need --namespaces, and that needs root, where links between workers are cut.
+CHAOS_ARGUMENTS ?=
 
-.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench clean
+.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench chaos recovery slow-store clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +71,15 @@ parity: build ## torchvision, lightly, SimCLR's conversions, onnxruntime and Ten
 
 bench: build ## the measurements of docs/results.md, each beside its peer (installs 5 GB of Python packages once)
 	tests/peers/compare $(BIN)
+
+chaos: build ## processes and links that die at random; a job that ends with the weights of an undisturbed run (SEED=n FAULTS=n)
+	$(BIN)/chaos --seed $(SEED) --faults $(FAULTS) $(CHAOS_ARGUMENTS)
+
+recovery: build ## seconds from a death to the next step, beside torchrun with restarts (installs the same Python packages as bench)
+	tests/measure/recovery $(BIN) --peer --seed $(SEED)
+
+slow-store: build ## training beside a store at 1 MB/s for ten minutes, then beside a dead one (a quarter of an hour)
+	tests/measure/slow-store $(BIN)
 
 clean: ## remove build products and the demo's state; fetched files stay
 	rm -rf $(CARGO_TARGET_DIR) $(DEMO_DIR)

@@ -3,6 +3,7 @@
 //! Credentials, endpoint and region come from the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`; for an S3-compatible
 //! store `AWS_ENDPOINT_URL`, and `AWS_ALLOW_HTTP=true` where it has no TLS).
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,13 @@ use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
+mod create; // conditional creation, tried before it is trusted
 mod read; // whole objects, and ranges of large ones
 mod write; // each key once
+mod leftovers; // what writers that died left behind
 
+pub use create::{Conditional, Preconditions};
+pub use leftovers::remove_leftovers;
 pub use read::{RANGE, get, ranges};
 pub use write::{PART, put_create};
 
@@ -57,6 +62,14 @@ pub enum StoreError {
         /// What the store said.
         reason: String,
     },
+    /// There is no room for it; later there may be.
+    #[error("{key}: no space is left where it is to be stored: {reason}")]
+    Full {
+        /// The key.
+        key: String,
+        /// What the system said.
+        reason: String,
+    },
     /// The store failed; later it may not.
     #[error("{key}: {reason}")]
     Failed {
@@ -70,7 +83,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying again may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Failed { .. })
+        matches!(self, Self::Failed { .. } | Self::Full { .. })
     }
 
     /// Puts a store's own error into words.
@@ -85,12 +98,29 @@ impl StoreError {
                 key,
                 reason: error.to_string(),
             },
-            other => Self::Failed {
-                key,
-                reason: other.to_string(),
-            },
+            other => {
+                let reason = other.to_string();
+                if is_full(other) {
+                    Self::Full { key, reason }
+                } else {
+                    Self::Failed { key, reason }
+                }
+            }
         }
     }
+}
+
+/// Whether a full disk or a used-up quota is what an error comes from.
+fn is_full(error: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if let Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) = kind {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Opens a place to read. Nothing is created and nothing is asked of the store yet.
@@ -156,7 +186,8 @@ pub fn open(url: &str) -> Result<Opened, StoreError> {
     };
     let path = Path::from_url_path(parsed.path())
         .map_err(|error| refuse(format!("has a path that no object can have: {error}")))?;
-    Ok((store, path))
+    let store = Conditional::shared(store, path.clone(), &place(&parsed));
+    Ok((Arc::new(store), path))
 }
 
 /// Opens a place to write: a `file://` folder is created first, so that a place that cannot be written is refused
@@ -229,19 +260,31 @@ fn local(url: &Url, refuse: impl Fn(String) -> StoreError) -> Result<Opened, Sto
     Ok((Arc::new(LocalFileSystem::new().with_fsync(true)), path))
 }
 
+/// What a bucket's answers are remembered by: its endpoint decides how it behaves.
+fn place(url: &Url) -> String {
+    let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default();
+    let bucket = url.host_str().unwrap_or_default();
+    format!("{}://{bucket} {endpoint}", url.scheme())
+}
+
+/// The budget of one request, of a part of an upload too: a store that refuses connections is given up after half a
+/// minute, one that is silent after two requests.
 fn retry() -> RetryConfig {
     RetryConfig {
         max_retries: 8,
-        retry_timeout: Duration::from_secs(120),
+        retry_timeout: REQUEST * 2,
         ..RetryConfig::default()
     }
 }
 
-/// The time limit is that of one request: of a range of an object, or of one of its parts.
+/// The time limit is that of one request: of a range of an object, or of one of its parts. The parts under way at once
+/// ([`PART`] bytes each) get through it at 0.3 MB/s.
+const REQUEST: Duration = Duration::from_secs(120);
+
 fn client() -> ClientOptions {
     ClientOptions::new()
         .with_connect_timeout(Duration::from_secs(5))
-        .with_timeout(Duration::from_secs(60))
+        .with_timeout(REQUEST)
 }
 
 /// Client options replace what the environment set, so plain HTTP must be allowed here.

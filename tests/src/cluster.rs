@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use diptych_proto::v1;
 use diptych_proto::v1::job_service_client::JobServiceClient;
 
-use crate::process::{Process, binary};
+use crate::process::{Process, Surroundings, binary};
+use crate::proxy::Proxy;
 
 /// Nothing in these tests takes this long; reaching it is a hang.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -19,9 +20,32 @@ const PATIENCE: Duration = Duration::from_secs(150);
 pub struct Cluster {
     dir: PathBuf,
     keep: Option<tempfile::TempDir>,
+    setting: Setting,
     coordinator: Option<Process>,
-    agents: Vec<Process>,
+    agents: Vec<Agent>,
     address: String,
+}
+
+/// How a cluster differs from the ordinary one.
+#[derive(Debug, Clone, Default)]
+pub struct Setting {
+    /// Further arguments of the coordinator.
+    pub coordinator: Vec<String>,
+    /// Further arguments of the agents.
+    pub agents: Vec<String>,
+    /// Variables of all programs.
+    pub environment: Vec<(String, String)>,
+    /// Every agent reaches the coordinator through a [`Proxy`].
+    pub proxied: bool,
+    /// Network namespaces of the agents, in order; none: that of the test. The coordinator is reached at the address.
+    pub namespaces: Option<(String, Vec<String>)>,
+}
+
+#[derive(Debug)]
+struct Agent {
+    process: Process,
+    devices: u32,
+    wire: Option<Proxy>,
 }
 
 impl Cluster {
@@ -31,24 +55,56 @@ impl Cluster {
     /// When a program does not start or the coordinator does not answer.
     pub async fn start(devices: &[u32]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("diptych-test-").tempdir()?;
+        Self::start_in(folder, devices, Setting::default()).await
+    }
+
+    /// As [`Cluster::start`], in a given folder and setting.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn start_in(
+        folder: tempfile::TempDir,
+        devices: &[u32],
+        setting: Setting,
+    ) -> Result<Self> {
         let mut cluster = Self {
             dir: folder.path().to_owned(),
             keep: Some(folder),
+            setting,
             coordinator: None,
             agents: Vec::new(),
             address: String::new(),
         };
-        cluster.start_coordinator("127.0.0.1:0").await?;
-        for &count in devices {
-            cluster.start_agent(count)?;
+        let host = cluster.host().to_owned();
+        cluster.start_coordinator(&format!("{host}:0")).await?;
+        for (index, &devices) in devices.iter().enumerate() {
+            let wire = if cluster.setting.proxied {
+                Some(Proxy::start(&host, &cluster.address).await?)
+            } else {
+                None
+            };
+            let process = cluster.agent_process(index, devices, wire.as_ref())?;
+            cluster.agents.push(Agent {
+                process,
+                devices,
+                wire,
+            });
         }
         Ok(cluster)
+    }
+
+    /// The address of this machine at which its programs reach each other.
+    pub fn host(&self) -> &str {
+        self.setting
+            .namespaces
+            .as_ref()
+            .map_or("127.0.0.1", |(host, _)| host)
     }
 
     async fn start_coordinator(&mut self, listen: &str) -> Result<()> {
         let port_file = self.dir.join("port");
         drop(std::fs::remove_file(&port_file));
-        let arguments = [
+        let mut arguments = [
             "--listen",
             listen,
             "--data-dir",
@@ -56,11 +112,17 @@ impl Cluster {
             "--port-file",
             &self.text("port"),
         ]
-        .map(str::to_owned);
-        self.coordinator = Some(Process::start(
+        .map(str::to_owned)
+        .to_vec();
+        arguments.extend_from_slice(&self.setting.coordinator);
+        self.coordinator = Some(Process::start_within(
             "diptych-coordinator",
             &arguments,
             self.dir.join("coordinator.log"),
+            &Surroundings {
+                environment: self.setting.environment.clone(),
+                namespace: None,
+            },
         )?);
         let port = within(async {
             loop {
@@ -77,34 +139,36 @@ impl Cluster {
                 self.log("coordinator")
             )
         })?;
-        self.address = format!("127.0.0.1:{port}");
+        self.address = format!("{}:{port}", self.host());
         Ok(())
     }
 
-    fn start_agent(&mut self, devices: u32) -> Result<()> {
-        let name = format!("worker-{}", self.agents.len());
-        let process = self.agent_process(&name, devices)?;
-        self.agents.push(process);
-        Ok(())
-    }
-
-    fn agent_process(&self, name: &str, devices: u32) -> Result<Process> {
-        let arguments = [
+    fn agent_process(&self, index: usize, devices: u32, wire: Option<&Proxy>) -> Result<Process> {
+        let name = format!("worker-{index}");
+        let coordinator = wire.map_or_else(|| self.address.clone(), |w| w.address().to_string());
+        let mut arguments = [
             "agent",
             "--coordinator",
-            &format!("http://{}", self.address),
+            &format!("http://{coordinator}"),
             "--id",
-            name,
+            &name,
             "--devices",
             &devices.to_string(),
             "--data-dir",
-            &self.text(name),
+            &self.text(&name),
         ]
-        .map(str::to_owned);
-        Process::start(
+        .map(str::to_owned)
+        .to_vec();
+        arguments.extend_from_slice(&self.setting.agents);
+        let namespaces = self.setting.namespaces.as_ref();
+        Process::start_within(
             "diptych-worker",
             &arguments,
             self.dir.join(format!("{name}.log")),
+            &Surroundings {
+                environment: self.setting.environment.clone(),
+                namespace: namespaces.and_then(|(_, names)| names.get(index).cloned()),
+            },
         )
     }
 
@@ -133,7 +197,8 @@ impl Cluster {
     /// # Errors
     /// When /proc cannot be read.
     pub fn trainers(&self) -> Result<Vec<nix::unistd::Pid>> {
-        let each = self.agents.iter().map(|agent| agent.children("trainer"));
+        let each = self.agents.iter();
+        let each = each.map(|agent| agent.process.children("trainer"));
         Ok(each.collect::<Result<Vec<_>>>()?.concat())
     }
 
@@ -142,14 +207,57 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub fn restart_agent(&mut self, index: usize, devices: u32) -> Result<()> {
-        self.agents[index].kill()?;
-        self.agents[index] = self.agent_process(&format!("worker-{index}"), devices)?;
+        self.kill_agent(index)?;
+        self.agents[index].devices = devices;
+        self.revive_agent(index)
+    }
+
+    /// Kills an agent with SIGKILL.
+    ///
+    /// # Errors
+    /// When it cannot be signalled.
+    pub fn kill_agent(&mut self, index: usize) -> Result<()> {
+        self.agents[index].process.kill()
+    }
+
+    /// Starts a killed agent again, with the same identity.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn revive_agent(&mut self, index: usize) -> Result<()> {
+        let agent = &self.agents[index];
+        let process = self.agent_process(index, agent.devices, agent.wire.as_ref())?;
+        self.agents[index].process = process;
         Ok(())
     }
 
     /// An agent's process.
     pub fn agent(&self, index: usize) -> &Process {
-        &self.agents[index]
+        &self.agents[index].process
+    }
+
+    /// How many agents there are.
+    pub fn agents(&self) -> usize {
+        self.agents.len()
+    }
+
+    /// The coordinator's process.
+    ///
+    /// # Errors
+    /// When it was never started.
+    pub fn coordinator(&self) -> Result<&Process> {
+        self.coordinator.as_ref().context("coordinator runs")
+    }
+
+    /// The wire between an agent and the coordinator, in a setting that has them.
+    ///
+    /// # Errors
+    /// In another.
+    pub fn wire(&self, agent: usize) -> Result<&Proxy> {
+        self.agents[agent]
+            .wire
+            .as_ref()
+            .context("wires are proxied")
     }
 
     /// The state folder.
@@ -174,6 +282,12 @@ impl Cluster {
             .args(["--server", &format!("http://{}", self.address)])
             .args(arguments)
             .env("HOME", &self.dir)
+            .envs(
+                self.setting
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
             .output()
             .context("run diptych")
     }
@@ -200,9 +314,22 @@ impl Cluster {
     /// # Errors
     /// When it is refused.
     pub fn submit(&self, spec: &str) -> Result<String> {
+        self.submit_with(spec, &[])
+    }
+
+    /// As [`Cluster::submit`], with some fields of the spec set otherwise (`path=value`).
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn submit_with(&self, spec: &str, changes: &[&str]) -> Result<String> {
         let path = self.dir.join("spec.yaml");
         std::fs::write(&path, spec)?;
-        let answer = self.json(&["submit", "-f", &path.display().to_string()])?;
+        let path = path.display().to_string();
+        let mut arguments = vec!["submit", "-f", &path];
+        for change in changes {
+            arguments.extend(["--set", change]);
+        }
+        let answer = self.json(&arguments)?;
         Ok(answer["job"]
             .as_str()
             .context("submit prints the job id")?
@@ -242,8 +369,50 @@ impl Cluster {
     }
 
     async fn follow(&self, request: v1::JobRequest) -> Result<tonic::Streaming<v1::Job>> {
-        let mut client = JobServiceClient::connect(format!("http://{}", self.address)).await?;
+        let mut client = self.jobs().await?;
         Ok(client.watch(request).await?.into_inner())
+    }
+
+    /// What has happened to a job so far, oldest first.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer.
+    pub async fn events(&self, job: &str) -> Result<Vec<v1::Event>> {
+        let mut client = self.jobs().await?;
+        let request = v1::EventsRequest {
+            job: job.to_owned(),
+            follow: false,
+        };
+        let mut stream = client.events(request).await?.into_inner();
+        let mut events = Vec::new();
+        while let Some(event) = stream.message().await? {
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    /// A job's state; `None` while the coordinator does not answer within a second.
+    pub async fn state(&self, job: &str) -> Option<v1::JobState> {
+        let request = v1::JobRequest {
+            job: job.to_owned(),
+        };
+        let asked = async {
+            Some(
+                self.jobs()
+                    .await
+                    .ok()?
+                    .get(request)
+                    .await
+                    .ok()?
+                    .into_inner(),
+            )
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(1), asked).await;
+        answer.ok().flatten().map(|job| job.state())
+    }
+
+    async fn jobs(&self) -> Result<JobServiceClient<tonic::transport::Channel>> {
+        Ok(JobServiceClient::connect(format!("http://{}", self.address)).await?)
     }
 
     /// Waits until a job has succeeded.
@@ -267,7 +436,7 @@ impl Cluster {
     }
 
     /// What a reader of a failed test needs.
-    fn story(&self, job: &str) -> String {
+    pub fn story(&self, job: &str) -> String {
         let events = self
             .diptych(&["events", job])
             .map(|out| String::from_utf8_lossy(&out.stdout).into_owned());

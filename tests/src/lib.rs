@@ -3,6 +3,11 @@
 //! The binaries are those of the same build; `make test` (or `cargo build --release --bins`) makes them.
 
 pub mod process; // one program: started, watched, killed
+pub mod proxy; // wires that are cut, frozen and slowed
+pub mod s3; // a bucket
+pub mod ledger; // every committed step, from the ranks' logs
+pub mod chaos; // faults at random, and what became of them
+pub mod slow_store; // training beside a store that is slow or dead
 pub mod cluster; // a coordinator, agents and a CLI
 pub mod pictures; // small images made here
 pub mod specs; // small jobs on them

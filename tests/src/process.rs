@@ -1,23 +1,25 @@
 //! One program of the product: started with its output in a file, watched by its process id, killed on drop.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Where this build's binaries are: beside the test's own `deps` folder.
+/// Where this build's binaries are: beside the caller's own, or beside the `deps` folder of a test.
 ///
 /// # Errors
 /// Says how to build them when they are not there.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe().context("find the test's own path")?;
-    let folder = test
-        .parent()
-        .and_then(Path::parent)
-        .context("find the build folder")?;
+    let folder = test.parent().context("find the build folder")?;
+    let folder = if folder.ends_with("deps") {
+        folder.parent().context("find the build folder")?
+    } else {
+        folder
+    };
     let path = folder.join(name);
     ensure!(
         path.is_file(),
@@ -25,6 +27,15 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// What a program finds around it.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Variables beside those of the test.
+    pub environment: Vec<(String, String)>,
+    /// A network namespace.
+    pub namespace: Option<String>,
 }
 
 /// A running program.
@@ -40,13 +51,38 @@ impl Process {
     /// # Errors
     /// When the binary is missing or does not start.
     pub fn start(name: &str, arguments: &[String], log: PathBuf) -> Result<Self> {
+        Self::start_within(name, arguments, log, &Surroundings::default())
+    }
+
+    /// As [`Process::start`], in surroundings of its own.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn start_within(
+        name: &str,
+        arguments: &[String],
+        log: PathBuf,
+        around: &Surroundings,
+    ) -> Result<Self> {
         let sink = File::options()
             .create(true)
             .append(true)
             .open(&log)
             .context("open log")?;
-        let child = Command::new(binary(name)?)
+        let mut command = match &around.namespace {
+            Some(namespace) => {
+                // `ip` becomes the program: the process id is the program's.
+                let mut command = Command::new("ip");
+                command
+                    .args(["netns", "exec", namespace])
+                    .arg(binary(name)?);
+                command
+            }
+            None => Command::new(binary(name)?),
+        };
+        let child = command
             .args(arguments)
+            .envs(around.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(sink.try_clone()?)
             .stderr(sink)
@@ -111,7 +147,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            // A test that failed half-way: nothing must outlive it.
+            // A test that failed half-way: nothing must outlive it. A stopped process dies of SIGKILL, too.
             drop(self.child.kill());
             drop(self.child.wait());
         }
@@ -124,4 +160,27 @@ impl Drop for Process {
 /// When there is no such process.
 pub fn kill_now(pid: Pid) -> Result<()> {
     kill(pid, Signal::SIGKILL).with_context(|| format!("kill {pid}"))
+}
+
+/// Stops a process where it stands, as a machine that hangs.
+///
+/// # Errors
+/// When there is no such process.
+pub fn freeze(pid: Pid) -> Result<()> {
+    kill(pid, Signal::SIGSTOP).with_context(|| format!("stop {pid}"))
+}
+
+/// Lets a stopped process go on; one that is gone is let go, too.
+pub fn thaw(pid: Pid) {
+    drop(kill(pid, Signal::SIGCONT));
+}
+
+/// Resident memory of a process in bytes; `None` once it is gone.
+pub fn resident(pid: Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
 }

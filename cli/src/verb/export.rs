@@ -118,7 +118,7 @@ impl From<StoreError> for Failure {
             StoreError::NotFound { .. } => Code::NotFound,
             StoreError::AlreadyExists { .. } => Code::Conflict,
             StoreError::Denied { .. } => Code::Unauthenticated,
-            StoreError::Failed { .. } => Code::Unavailable,
+            StoreError::Failed { .. } | StoreError::Full { .. } => Code::Unavailable,
         };
         Failure::new(code, error.to_string())
     }

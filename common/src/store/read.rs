@@ -11,7 +11,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use super::StoreError;
 
 /// Bytes asked for at once.
-pub const RANGE: u64 = 16 << 20;
+pub const RANGE: u64 = 8 << 20;
 /// Ranges of one object under way at once.
 const AHEAD: usize = 2;
 

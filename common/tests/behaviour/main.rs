@@ -1,6 +1,9 @@
 //! What the crate promises, from outside.
 
 mod checkpoint; // written, damaged, exported, read back
+mod faulty; // a store that does wrong at a chosen call
+mod store_faults; // writing through it
+mod torn; // a thousand damaged checkpoints, none of them loaded
 mod manifest; // strict, and old files still load
 mod pth; // a writer of .pth files
 mod imports; // files of other programs

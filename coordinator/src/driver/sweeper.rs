@@ -156,13 +156,13 @@ impl Phase {
     }
 }
 
-/// Deletes every object under a folder, manifests first; how many there were.
+/// Deletes every object under a folder, manifests first, and what killed writers left there; how many objects there were.
 ///
 /// # Errors
 /// What the store said.
-pub async fn delete_folder(storage: &str, folder: &str) -> Result<u64, store::StoreError> {
+pub async fn delete_folder(storage: &str, below: &str) -> Result<u64, store::StoreError> {
     let (objects, root) = store::open(storage)?;
-    let folder = store::join(&root, folder);
+    let folder = store::join(&root, below);
     let failed = |error: object_store::Error| store::StoreError::from_store(&folder, &error);
     let found: Vec<Path> = objects
         .list(Some(&folder))
@@ -189,5 +189,6 @@ pub async fn delete_folder(storage: &str, folder: &str) -> Result<u64, store::St
             .await
             .map_err(failed)?;
     }
+    store::remove_leftovers(storage, below).await?;
     Ok(deleted)
 }

@@ -1,0 +1,25 @@
+//! Six faults at random, real processes: the job ends with the weights of an undisturbed run. `make chaos` does more.
+
+use anyhow::Result;
+use diptych_tests::chaos::fault::Kind;
+use diptych_tests::chaos::{self, Options};
+
+#[tokio::test]
+async fn a_job_outlives_faults_at_random() -> Result<()> {
+    chaos::main(&Options {
+        seed: 1,
+        faults: 6,
+        kinds: vec![
+            Kind::KillTrainer,
+            Kind::KillAgent,
+            Kind::KillCoordinator,
+            Kind::StopTrainer,
+            Kind::CutControl,
+            Kind::StoreDown,
+        ],
+        agents: 3,
+        steps_per_fault: 40,
+        namespaces: false,
+    })
+    .await
+}

@@ -172,7 +172,7 @@ pub fn freeze(pid: Pid) -> Result<()> {
 
 /// Lets a stopped process go on; one that is gone is let go, too.
 pub fn thaw(pid: Pid) {
-    drop(kill(pid, Signal::SIGCONT));
+    let _gone = kill(pid, Signal::SIGCONT);
 }
 
 /// Resident memory of a process in bytes; `None` once it is gone.

@@ -188,11 +188,7 @@ fn reset(stream: &impl AsFd) {
         l_onoff: 1,
         l_linger: 0,
     };
-    drop(nix::sys::socket::setsockopt(
-        stream,
-        nix::sys::socket::sockopt::Linger,
-        &linger,
-    ));
+    let _closed = nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger);
 }
 
 async fn pump(way: Way, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Shared) {

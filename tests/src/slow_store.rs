@@ -69,9 +69,14 @@ pub async fn measure(options: Options) -> Result<Report> {
     let bucket = S3::start("127.0.0.1", &folder.path().join("s3")).await?;
     let store = Proxy::start("127.0.0.1", &bucket.address().to_string()).await?;
     let setting = Setting {
-        agents: ["--log", "info,diptych_worker=debug", "--threads-per-device", "1"]
-            .map(str::to_owned)
-            .to_vec(),
+        agents: [
+            "--log",
+            "info,diptych_worker=debug",
+            "--threads-per-device",
+            "1",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         environment: s3::environment(store.address()),
         ..Setting::default()
     };
@@ -96,7 +101,14 @@ pub async fn measure(options: Options) -> Result<Report> {
         ("1 MB/s", Wire::Slow(RATE), options.slow),
         ("calm", Wire::Open, options.calm),
         ("dead", Wire::Cut, options.dead),
-        ("silent", Wire::Frozen { up: true, down: true }, options.silent),
+        (
+            "silent",
+            Wire::Frozen {
+                up: true,
+                down: true,
+            },
+            options.silent,
+        ),
         ("calm", Wire::Open, options.calm),
     ] {
         store.set(wire);
@@ -126,7 +138,9 @@ async fn window(
     let (to, after) = (now(), memory(cluster)?);
     let inside = |at: f64| at >= from && at < to;
     let ledger = Ledger::read(cluster.dir(), 2, job)?;
-    let commits = ledger.commits().filter(|entry| entry.rank == 0 && inside(entry.at));
+    let commits = ledger
+        .commits()
+        .filter(|entry| entry.rank == 0 && inside(entry.at));
     let times: Vec<f64> = commits.map(|entry| entry.at).collect();
     let events = cluster.events(job).await?;
     let count = |kind: &str| {
@@ -156,9 +170,8 @@ async fn committed_since(cluster: &Cluster, job: &str, since: f64) -> Result<f64
     let seek = async {
         loop {
             let events = cluster.events(job).await?;
-            let committed = |event: &&v1::Event| {
-                event.kind == "checkpoint_committed" && at(event) >= since
-            };
+            let committed =
+                |event: &&v1::Event| event.kind == "checkpoint_committed" && at(event) >= since;
             if let Some(event) = events.iter().find(committed) {
                 return Ok(at(event) - since);
             }

@@ -32,7 +32,10 @@ fn every_test_that_the_table_of_faults_names_exists() -> Result<()> {
     }
     ensure!(named > FAULTS, "the table names {named} tests");
     for fault in 1..=FAULTS {
-        ensure!(table.contains(&format!("| F{fault:02} |")), "F{fault:02} is missing");
+        ensure!(
+            table.contains(&format!("| F{fault:02} |")),
+            "F{fault:02} is missing"
+        );
     }
     Ok(())
 }

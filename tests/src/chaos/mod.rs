@@ -163,7 +163,7 @@ async fn disturbed(options: &Options, hands: &mut Hands) -> Result<Outcome> {
         .any(|world| *world != options.agents);
     let allowed = if changed { TOLERANCE } else { 0.0 };
     // A difference that is not a number is one.
-    if !(difference.0 <= allowed) {
+    if difference.0.is_nan() || difference.0 > allowed {
         broken.push(format!("{} differs by {:e}", difference.1, difference.0));
     }
     worlds.dedup();

@@ -13,6 +13,9 @@ use diptych_coordinator::core::{
 use crate::env::Env;
 use crate::words::{id, worker};
 
+/// A trainer that lives: job, attempt, rank, device, phase, and steps where it waits with a state.
+pub(crate) type Runs = (String, u64, u32, u32, PhaseIndex, Option<u64>);
+
 impl Env {
     pub(crate) fn session(&self, name: &str) -> SessionId {
         self.sessions[&worker(name)].0
@@ -74,14 +77,13 @@ impl Env {
         self.held = None;
     }
 
-    /// An agent comes back with these: job, attempt, rank, device, phase, and steps where it waits with a state. False where
-    /// it is turned away.
+    /// An agent comes back with these trainers. False where it is turned away.
     pub(crate) fn register_running(
         &mut self,
         name: &str,
         incarnation: &str,
         slots: u32,
-        running: &[(String, u64, u32, u32, PhaseIndex, Option<u64>)],
+        running: &[Runs],
     ) -> bool {
         let session = SessionId(self.next_session);
         self.next_session += 1;

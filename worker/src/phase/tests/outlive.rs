@@ -15,7 +15,7 @@ const LINEAR: &str = "  - {name: linear, kind: linear_eval, from: random, batch:
     optimizer: {kind: adamw, learning_rate: 0.05, scaling: none, weight_decay: 0.01}}\n";
 
 /// Pretraining with everything that a state may hold.
-const PRETRAIN: &str = "  - {name: pre, kind: pretrain, steps: 60, batch: 24, max_bad_images: 0.1, lanes: 6, \
+const PRETRAIN: &str = "  - {name: pre, kind: pretrain, steps: 24, batch: 24, max_bad_images: 0.1, lanes: 6, \
     augment: {image_size: 12, crop_area: [0.5, 1], flip: false}, evaluate: {knn_k: 5, every_epochs: 4}, \
     checkpoint: {every: 1h}, loss: {memory: {size: 70, decay: 0.9}}, \
     optimizer: {kind: lars, learning_rate: 0.3, scaling: none, weight_decay: 1.0e-4}}\n";

@@ -13,7 +13,7 @@ use crate::process::{Process, Surroundings, binary};
 use crate::proxy::Proxy;
 
 /// Nothing in these tests takes this long; reaching it is a hang.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(280);
 
 /// A running cluster.
 #[derive(Debug)]

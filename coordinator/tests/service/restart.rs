@@ -154,7 +154,9 @@ async fn a_restarted_coordinator_ends_what_it_does_not_know() {
         })
         .await;
     let aborted = wait_for(&mut agent, |order| match order {
-        Down::Abort(abort) => Some((abort.job.clone(), abort.attempt)),
+        Down::Rank(command) if matches!(command.command, Some(Command::Abort(_))) => {
+            Some((command.job.clone(), command.attempt))
+        }
         _ => None,
     });
     assert_eq!(aborted.await, ("gone-000000".to_owned(), 3));

@@ -175,7 +175,7 @@ fn survivors_go_on_at_once_and_alone_where_they_are_enough() {
     let request = || keeping(gang("a", 1, 4), &survivors);
     let placed = |min| {
         let request = GangRequest { min, ..request() };
-        solve(&problem, [gang("first", 9, 9), request]).placed
+        solve(&problem, [gang("first", 7, 7), request]).placed
     };
     let own = vec![("a".parse().unwrap(), vec![seat("x", 0), seat("x", 1)])];
     assert_eq!(

@@ -249,7 +249,6 @@ async fn trainers_outlive_a_broken_stream_and_are_listed_again() {
         job: key().job.to_string(),
         attempt: 1,
         reason: "over".into(),
-        ..v1::Abort::default()
     }));
     assert_eq!(
         second.exit().await.signal,

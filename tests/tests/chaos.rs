@@ -18,7 +18,7 @@ async fn a_job_outlives_faults_at_random() -> Result<()> {
             Kind::StoreDown,
         ],
         agents: 3,
-        steps_per_fault: 40,
+        steps_per_fault: 20,
         namespaces: false,
     })
     .await

@@ -20,6 +20,8 @@ fn main() {
     };
     check_version(&root.join("build-version"));
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    // Simulations stand before this one; libraries find theirs only where it is exported.
+    println!("cargo::rustc-link-arg-tests=-Wl,--export-dynamic-symbol=getrandom");
     compile_shim(root);
 }
 

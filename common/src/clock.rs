@@ -11,6 +11,22 @@ pub fn now() -> SystemTime {
     SystemTime::now()
 }
 
+/// A wall clock.
+pub trait Wall: std::fmt::Debug + Send + Sync {
+    /// Its time. It may jump, in either direction.
+    fn now(&self) -> SystemTime;
+}
+
+/// The machine's, by [`now`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MachineClock;
+
+impl Wall for MachineClock {
+    fn now(&self) -> SystemTime {
+        now()
+    }
+}
+
 /// Milliseconds since 1970, 0 for earlier times.
 pub fn unix_millis(at: SystemTime) -> u64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);

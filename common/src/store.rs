@@ -123,6 +123,25 @@ fn is_full(error: &object_store::Error) -> bool {
     false
 }
 
+/// Who opens places. Decisions about objects do not know what they lie in.
+pub trait Stores: std::fmt::Debug + Send + Sync {
+    /// Opens a place to read and to delete from. Nothing is created and nothing is asked of the store yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`] for a URL that names no place, or settings that the environment lacks.
+    fn open(&self, url: &str) -> Result<Opened, StoreError>;
+}
+
+/// By [`open`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ByUrl;
+
+impl Stores for ByUrl {
+    fn open(&self, url: &str) -> Result<Opened, StoreError> {
+        open(url)
+    }
+}
+
 /// Opens a place to read. Nothing is created and nothing is asked of the store yet.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use diptych_common::error::{Coded, ServiceCode};
 use diptych_common::ids::JobId;
+use diptych_common::store::Stores;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::outbox::Outbox;
@@ -53,6 +54,7 @@ pub struct Handle {
     pub(super) sessions: Arc<AtomicU64>,
     pub(super) settings: Settings,
     pub(super) reader: Arc<dyn History>,
+    pub(super) stores: Arc<dyn Stores>,
     pub(super) logs: Logs,
 }
 
@@ -147,6 +149,11 @@ impl Handle {
     /// Histories.
     pub fn reader(&self) -> &dyn History {
         &*self.reader
+    }
+
+    /// Who opens the places where checkpoints are.
+    pub fn stores(&self) -> &dyn Stores {
+        &*self.stores
     }
 
     /// Trainers' output.

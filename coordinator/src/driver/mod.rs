@@ -8,4 +8,4 @@ pub mod sweeper; // deletes collected checkpoints
 
 pub use handle::{Handle, WishError};
 pub use outbox::{Outbound, Outbox};
-pub use owner::{Options, start, start_on};
+pub use owner::{Ground, Options, start, start_on};

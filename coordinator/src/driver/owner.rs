@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use diptych_common::clock;
+use diptych_common::clock::{self, MachineClock, Wall};
 use diptych_common::ids::JobId;
+use diptych_common::store::{ByUrl, Stores};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -43,6 +44,19 @@ pub struct Options {
     pub settings: Settings,
 }
 
+/// What the owner stands on.
+#[derive(Debug)]
+pub struct Ground {
+    /// The one writer of what outlives it.
+    pub journal: Box<dyn Journal>,
+    /// What is read beside it.
+    pub history: Arc<dyn History>,
+    /// Who opens the places where checkpoints are.
+    pub stores: Arc<dyn Stores>,
+    /// The time that people are told. No decision reads it.
+    pub wall: Arc<dyn Wall>,
+}
+
 /// The owner.
 #[derive(Debug)]
 struct Owner {
@@ -55,6 +69,7 @@ struct Owner {
     sweep: Arc<Notify>,
     /// Deletions that are done, until that is durable.
     deleted: Vec<i64>,
+    wall: Arc<dyn Wall>,
     started: Instant,
     points: Vec<Point>,
     points_since: Instant,
@@ -79,7 +94,13 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<(Handle, JoinHandle<()>), StoreError> {
     let (store, reader) = Store::open(&options.data_dir).await?;
-    start_on(options, (Box::new(store), Arc::new(reader)), stop).await
+    let ground = Ground {
+        journal: Box::new(store),
+        history: Arc::new(reader),
+        stores: Arc::new(ByUrl),
+        wall: Arc::new(MachineClock),
+    };
+    start_on(options, ground, stop).await
 }
 
 /// As [`start`], on a store that is open.
@@ -88,9 +109,15 @@ pub async fn start(
 /// It cannot be read.
 pub async fn start_on(
     options: Options,
-    (mut store, reader): (Box<dyn Journal>, Arc<dyn History>),
+    ground: Ground,
     stop: CancellationToken,
 ) -> Result<(Handle, JoinHandle<()>), StoreError> {
+    let Ground {
+        journal: mut store,
+        history: reader,
+        stores,
+        wall,
+    } = ground;
     let stored = store.load().await?;
     let stored = (stored.jobs, stored.workers);
     let mut state = assign::restored(options.settings, stored, Mono::default());
@@ -103,6 +130,7 @@ pub async fn start_on(
         sessions: Arc::new(AtomicU64::new(1)),
         settings: options.settings,
         reader,
+        stores,
         logs: Logs::new(&options.data_dir),
     };
     let started = Instant::now();
@@ -114,6 +142,7 @@ pub async fn start_on(
         outboxes: Outboxes::default(),
         sweep: Arc::clone(&sweep),
         deleted: Vec::new(),
+        wall,
         started,
         points: Vec::new(),
         points_since: started,
@@ -201,7 +230,7 @@ impl Owner {
     }
 
     fn now(&self) -> Now {
-        let wall = UnixMs::new(clock::unix_millis(clock::now()));
+        let wall = UnixMs::new(clock::unix_millis(self.wall.now()));
         Now {
             mono: Mono::new(self.started.elapsed()),
             wall,

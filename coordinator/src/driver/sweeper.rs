@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use diptych_common::checkpoint::CheckpointKey;
 use diptych_common::ids::{Attempt, JobId, PhaseIndex};
-use diptych_common::store;
+use diptych_common::store::{self, Stores};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -82,7 +82,7 @@ async fn pass(handle: &Handle) -> Result<bool, WishError> {
 async fn delete(handle: &Handle, deletion: &Deletion) -> Result<(), Kept> {
     match deletion {
         Deletion::Checkpoint { storage, folder } => {
-            delete_folder(storage, folder).await?;
+            delete_folder(handle.stores(), storage, folder).await?;
             Ok(())
         }
         Deletion::Leftovers { job, phase, before } => {
@@ -91,7 +91,7 @@ async fn delete(handle: &Handle, deletion: &Deletion) -> Result<(), Kept> {
                 .read(move |state, _| Phase::of(state, &id, index))
                 .await?;
             match phase {
-                Some(phase) => phase.clear(*before).await,
+                Some(phase) => phase.clear(handle.stores(), *before).await,
                 // Its job was deleted, and what it left is as it was asked for.
                 None => Ok(()),
             }
@@ -136,8 +136,8 @@ impl Phase {
         save.attempt < before && !self.committed.contains(&id)
     }
 
-    async fn clear(&self, before: Attempt) -> Result<(), Kept> {
-        let (objects, root) = store::open(&self.storage)?;
+    async fn clear(&self, stores: &dyn Stores, before: Attempt) -> Result<(), Kept> {
+        let (objects, root) = stores.open(&self.storage)?;
         let folder = store::join(&root, &self.folder);
         let listed = objects.list_with_delimiter(Some(&folder)).await;
         let listed = listed.map_err(|error| store::StoreError::from_store(&folder, &error))?;
@@ -149,7 +149,7 @@ impl Phase {
                     .ok()
             });
             if let Some(key) = key.filter(|key| self.is_left(key, before)) {
-                delete_folder(&self.storage, &key.to_string()).await?;
+                delete_folder(stores, &self.storage, &key.to_string()).await?;
             }
         }
         Ok(())
@@ -160,8 +160,12 @@ impl Phase {
 ///
 /// # Errors
 /// What the store said.
-pub async fn delete_folder(storage: &str, below: &str) -> Result<u64, store::StoreError> {
-    let (objects, root) = store::open(storage)?;
+pub async fn delete_folder(
+    stores: &dyn Stores,
+    storage: &str,
+    below: &str,
+) -> Result<u64, store::StoreError> {
+    let (objects, root) = stores.open(storage)?;
     let folder = store::join(&root, below);
     let failed = |error: object_store::Error| store::StoreError::from_store(&folder, &error);
     let found: Vec<Path> = objects

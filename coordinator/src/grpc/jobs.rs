@@ -332,7 +332,8 @@ impl JobService for Jobs {
         // The objects first: as long as one is left, the job is there to ask for again.
         let mut objects = 0;
         if request.objects {
-            objects = delete_folder(&storage, job.as_str()).await.map_err(|error| {
+            let deleted = delete_folder(self.handle.stores(), &storage, job.as_str()).await;
+            objects = deleted.map_err(|error| {
                 Status::unavailable(format!(
                     "job {job} stays, for not all objects under {storage}/{job} could be deleted: {error}; run the same command again"
                 ))

@@ -7,15 +7,72 @@ use diptych_common::ids::{JobId, PhaseIndex, Step};
 use super::StoreError;
 use super::reader::StoredEvent;
 use super::sqlite::{Batch, Point};
-use crate::core::{Deletion, Metric, StoredJob, WorkerRecord};
+use crate::core::{Change, CheckpointRecord, Deletion, Metric, StoredJob, WorkerRecord};
 
 /// Everything that a coordinator starts from.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stored {
     /// In order of submission.
     pub jobs: Vec<StoredJob>,
     /// What is remembered of workers.
     pub workers: Vec<WorkerRecord>,
+}
+
+impl Stored {
+    /// What one more change makes of it: the model that every [`Journal`] is held to. A change of a job that is not there
+    /// changes nothing.
+    pub fn take(&mut self, change: Change) {
+        match change {
+            Change::PutJob { submission, record } => match self.job(&record.id) {
+                Some(stored) => stored.record = record,
+                None => self.jobs.push(StoredJob {
+                    submission,
+                    record,
+                    phases: Vec::new(),
+                }),
+            },
+            Change::PutPhase { job, phase, record } => {
+                let Some(job) = self.job(&job) else { return };
+                match job.phases.get_mut(phase.get() as usize) {
+                    Some(row) => row.0 = *record,
+                    None => job.phases.push((*record, Vec::new())),
+                }
+            }
+            Change::PutCheckpoint { job, phase, record } => {
+                if let Some(rows) = self.checkpoints(&job, phase) {
+                    rows.retain(|row| row.id != record.id);
+                    rows.push(record);
+                    rows.sort_by_key(|row| row.id);
+                }
+            }
+            Change::DropCheckpoint { job, phase, id } => {
+                if let Some(rows) = self.checkpoints(&job, phase) {
+                    rows.retain(|row| row.id != id);
+                }
+            }
+            Change::DropJob { job } => self.jobs.retain(|stored| stored.record.id != job),
+            Change::PutWorker { record } => {
+                self.workers.retain(|row| row.id != record.id);
+                self.workers.push(record);
+                self.workers.sort_by(|one, other| one.id.cmp(&other.id));
+            }
+            Change::DropWorker { worker } => self.workers.retain(|row| row.id != worker),
+        }
+    }
+
+    /// A job's rows.
+    pub fn job(&mut self, id: &JobId) -> Option<&mut StoredJob> {
+        self.jobs.iter_mut().find(|stored| stored.record.id == *id)
+    }
+
+    fn checkpoints(
+        &mut self,
+        job: &JobId,
+        phase: PhaseIndex,
+    ) -> Option<&mut Vec<CheckpointRecord>> {
+        let phases = &mut self.job(job)?.phases;
+        Some(&mut phases.get_mut(phase.get() as usize)?.1)
+    }
 }
 
 /// The one writer.

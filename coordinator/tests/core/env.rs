@@ -9,19 +9,19 @@ use diptych_common::checkpoint::CheckpointKey;
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, Rank, Step, WorkerId};
 use diptych_coordinator::assign;
 use diptych_coordinator::core::{
-    Answer, Change, CheckpointRef, Deletion, Effect, Event, Exit, Job, JobState, Mono, Now, Order,
-    Outcome, PhaseState, RankEvent, RankReport, Refusal, RequestId, Reread, Secret, SessionId,
-    Settings, State, StoredJob, StoredObject, Submission, Submit, UnixMs, VerifyReport,
-    WorkerRecord, apply, check_invariants,
+    Answer, CheckpointRef, Deletion, Effect, Event, Exit, Job, JobState, Mono, Now, Order, Outcome,
+    PhaseState, RankEvent, RankReport, Refusal, RequestId, Reread, Secret, SessionId, Settings,
+    State, StoredJob, StoredObject, Submission, Submit, UnixMs, VerifyReport, apply,
+    check_invariants,
 };
+use diptych_coordinator::store::Stored;
 
 use crate::words::{exited, finished, id, ready, worker};
 
 /// A state, its store as a model, and the time.
 pub(crate) struct Env {
     pub(crate) state: State,
-    pub(crate) store: BTreeMap<JobId, StoredJob>,
-    pub(crate) records: BTreeMap<WorkerId, WorkerRecord>,
+    pub(crate) stored: Stored,
     pub(crate) orders: Vec<(WorkerId, Order)>,
     pub(crate) closed: Vec<SessionId>,
     pub(crate) deleted: Vec<String>,
@@ -47,8 +47,7 @@ impl Env {
         };
         Self {
             state: State::new(settings),
-            store: BTreeMap::new(),
-            records: BTreeMap::new(),
+            stored: Stored::default(),
             orders: Vec::new(),
             closed: Vec::new(),
             deleted: Vec::new(),
@@ -120,7 +119,7 @@ impl Env {
             "refused, yet changed: {what}"
         );
         for change in changes {
-            self.write(change);
+            self.stored.take(change);
         }
         self.state.keep();
         check_invariants(&self.state).unwrap_or_else(|broken| panic!("{broken}\nafter {what}"));
@@ -139,64 +138,21 @@ impl Env {
                 old.record.state, new.record.state
             );
         }
-        let live: BTreeMap<_, _> = self
-            .state
-            .jobs()
-            .iter()
-            .map(|(id, job)| (id.clone(), StoredJob::of(job)))
+        let jobs = self.state.jobs().values().map(|job| StoredJob::of(job));
+        let live: BTreeMap<_, _> = jobs.map(|job| (job.record.id.clone(), job)).collect();
+        let rows = self.stored.jobs.iter();
+        let rows: BTreeMap<_, _> = rows
+            .map(|job| (job.record.id.clone(), job.clone()))
             .collect();
         assert!(
-            self.state.records() == &self.records,
+            self.state.records().values().eq(&self.stored.workers),
             "I12: what the store remembers of workers is not what is known, after {what}"
         );
         assert!(
-            live == self.store,
+            live == rows,
             "I12: the store's rows are not the live state, after {what}"
         );
         result
-    }
-
-    fn write(&mut self, change: Change) {
-        match change {
-            Change::PutJob { submission, record } => {
-                let stored = self
-                    .store
-                    .entry(record.id.clone())
-                    .or_insert_with(|| StoredJob {
-                        submission,
-                        record: record.clone(),
-                        phases: Vec::new(),
-                    });
-                stored.record = record;
-            }
-            Change::PutPhase { job, phase, record } => {
-                let phases = &mut self.store.get_mut(&job).expect("a phase of a job").phases;
-                match phases.get_mut(phase.get() as usize) {
-                    Some(row) => row.0 = *record,
-                    None => phases.push((*record, Vec::new())),
-                }
-            }
-            Change::PutCheckpoint { job, phase, record } => {
-                let rows =
-                    &mut self.store.get_mut(&job).expect("of a job").phases[phase.get() as usize].1;
-                rows.retain(|row| row.id != record.id);
-                rows.push(record);
-                rows.sort_by_key(|row| row.id);
-            }
-            Change::DropCheckpoint { job, phase, id } => {
-                let phases = &mut self.store.get_mut(&job).expect("of a job").phases;
-                phases[phase.get() as usize].1.retain(|row| row.id != id);
-            }
-            Change::DropJob { job } => {
-                self.store.remove(&job);
-            }
-            Change::PutWorker { record } => {
-                self.records.insert(record.id.clone(), record);
-            }
-            Change::DropWorker { worker } => {
-                self.records.remove(&worker);
-            }
-        }
     }
 
     fn take(&mut self, outcome: Outcome) -> Answer {
@@ -431,9 +387,7 @@ impl Env {
 
     /// The coordinator is killed and started again on its store; agents have lost their sessions.
     pub(crate) fn restart(&mut self) {
-        let stored: Vec<_> = self.store.values().cloned().collect();
-        let records = self.records.values().cloned().collect();
-        let stored = (stored, records);
+        let stored = (self.stored.jobs.clone(), self.stored.workers.clone());
         self.state = assign::restored(*self.state.settings(), stored, Mono::new(self.at));
         self.sessions.clear();
         self.opened.clear();

@@ -206,7 +206,7 @@ fn an_ended_attempt_is_fenced() {
     env.say_as("w1", "job-1", 1, 0, exited(Exit::Signal(9)));
     assert_eq!(env.live("job-1").1, 2);
     env.orders.clear();
-    let before = env.store.clone();
+    let before = env.stored.clone();
     env.say_as("w1", "job-1", 1, 0, progress(9));
     assert_eq!(env.take_orders(is_abort), ["w1"], "a zombie is told to end");
     let stale = RankEvent::Finished {
@@ -214,7 +214,7 @@ fn an_ended_attempt_is_fenced() {
         results: vec![],
     };
     env.say_as("w1", "job-1", 1, 0, stale);
-    assert!(before == env.store, "and changes nothing");
+    assert!(before == env.stored, "and changes nothing");
 }
 
 #[test]

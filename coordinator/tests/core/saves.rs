@@ -28,7 +28,7 @@ fn steps(env: &Env) -> Vec<u64> {
 fn reports_may_be_repeated() {
     let mut env = running(2);
     env.save("job-1", 4);
-    let before = env.store.clone();
+    let before = env.stored.clone();
     env.orders.clear();
     let (part, manifest) = (env.part("job-1", 1, 4), env.manifest("job-1", 4));
     assert_eq!(
@@ -44,7 +44,7 @@ fn reports_may_be_repeated() {
         env.say("job-1", 0, manifest),
         Answer::Ignored(Ignored::Repeated)
     );
-    assert!(before == env.store);
+    assert!(before == env.stored);
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use diptych_common::ids::WorkerId;
+use diptych_common::store::ByUrl;
 use diptych_common::telemetry;
 use diptych_proto::v1;
 use futures::{Stream, stream};
@@ -61,6 +63,7 @@ pub fn command(args: AgentArgs) -> anyhow::Result<()> {
             },
             trainers,
             peers,
+            stores: Arc::new(ByUrl),
             book,
             patience: config.patience,
             coordinator: config.coordinator,

@@ -1,8 +1,10 @@
 //! Re-reads a checkpoint: a phase advances only after a worker has seen every size and hash hold. What is damaged and
 //! what this worker cannot read are two things: only the first says something of the checkpoint.
 
+use std::sync::Arc;
+
 use diptych_common::checkpoint::{CheckpointKey, CheckpointReader, CheckpointRef, LoadError};
-use diptych_common::store::{self, Opened};
+use diptych_common::store::{self, Opened, Stores};
 use diptych_proto::{convert, v1};
 use futures::StreamExt as _;
 
@@ -16,8 +18,8 @@ enum Problem {
 }
 
 /// Follows an order and reports what was found.
-pub async fn recheck(order: v1::VerifyOrder) -> v1::VerifyReport {
-    let (problem, unread) = match problem_of(&order).await {
+pub async fn recheck(stores: Arc<dyn Stores>, order: v1::VerifyOrder) -> v1::VerifyReport {
+    let (problem, unread) = match problem_of(&*stores, &order).await {
         Ok(()) => (String::new(), false),
         Err(Problem::Damaged(problem)) => (problem, false),
         Err(Problem::Unread(reason)) => (reason, true),
@@ -30,13 +32,13 @@ pub async fn recheck(order: v1::VerifyOrder) -> v1::VerifyReport {
     }
 }
 
-async fn problem_of(order: &v1::VerifyOrder) -> Result<(), Problem> {
+async fn problem_of(stores: &dyn Stores, order: &v1::VerifyOrder) -> Result<(), Problem> {
     let wire = convert::required("checkpoint", order.checkpoint.clone());
     let checkpoint = wire
         .and_then(CheckpointRef::try_from)
         .map_err(|error| Problem::Unread(error.to_string()))?;
-    let (objects, root) =
-        store::open(&order.storage).map_err(|error| Problem::Unread(error.to_string()))?;
+    let opened = stores.open(&order.storage);
+    let (objects, root) = opened.map_err(|error| Problem::Unread(error.to_string()))?;
     let read = async {
         CheckpointReader::open(objects.clone(), root.clone(), &checkpoint)
             .await?

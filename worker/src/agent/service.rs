@@ -1,10 +1,12 @@
 //! The agent at work: one task that owns the state, feeds it every event and carries out what it decides.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use diptych_common::clock;
 use diptych_common::ids::{Attempt, JobId, NameError, Rank, WorkerId};
+use diptych_common::store::Stores;
 use diptych_proto::v1;
 use diptych_proto::v1::agent_message::Message as Up;
 use diptych_proto::v1::coordinator_message::Message as Down;
@@ -32,6 +34,8 @@ pub struct AgentOptions<C, T, D> {
     pub trainers: (T, mpsc::Receiver<TrainerEvent>),
     /// The links to other agents, and what happens on them.
     pub peers: (Peers<D>, mpsc::Receiver<PeerEvent>),
+    /// Who opens the places that checkpoints are read from again.
+    pub stores: Arc<dyn Stores>,
     /// The trainers' logs.
     pub book: LogBook,
     /// How long it is patient.
@@ -56,7 +60,7 @@ pub enum AgentError {
 
 struct Agent<T, D> {
     state: AgentState,
-    register: watch::Sender<v1::Register>,
+    register: v1::Register,
     trainers: T,
     peers: Peers<D>,
     book: LogBook,
@@ -68,8 +72,8 @@ struct Agent<T, D> {
 }
 
 /// Re-readings in progress, and reports that found no session.
-#[derive(Default)]
 struct Checks {
+    stores: Arc<dyn Stores>,
     tasks: JoinSet<v1::VerifyReport>,
     /// By manifest digest: an order that comes again while it is followed is the same order.
     running: BTreeSet<String>,
@@ -98,6 +102,7 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         register,
         trainers: (trainers, mut reports),
         peers: (peers, mut links),
+        stores,
         book,
         patience,
         seed,
@@ -105,16 +110,10 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
     let devices = u32::try_from(register.devices.len()).unwrap_or(u32::MAX);
     let me = register.worker_id.parse::<WorkerId>()?;
     book.recover(clock::now());
-    let (register, registration) = watch::channel(register);
     let (client, clients) = watch::channel(None);
     let (session_events, mut sessions) = mpsc::channel(256);
     let mut parts = JoinSet::new();
-    parts.spawn(session::keep(
-        coordinator,
-        registration,
-        session_events,
-        seed,
-    ));
+    parts.spawn(session::keep(coordinator, session_events, seed));
     parts.spawn(upload::upload(book.clone(), clients));
     let mut agent = Agent {
         state: AgentState::new(me, patience, devices, Instant::now()),
@@ -124,7 +123,7 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         book,
         uplink: None,
         client,
-        checks: Checks::default(),
+        checks: Checks::new(stores),
     };
 
     let mut stops = std::pin::pin!(stops.fuse());
@@ -167,9 +166,14 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
                 events.extend(self.carry_out(effect).await);
             }
         }
-        let running = self.state.running().collect();
-        self.register
-            .send_modify(|register| register.running = running);
+    }
+
+    /// Who this is, and what runs here now.
+    fn registration(&self) -> v1::Register {
+        v1::Register {
+            running: self.state.running().collect(),
+            ..self.register.clone()
+        }
     }
 
     /// Does what was decided; what comes of it at once is an event again.
@@ -216,6 +220,8 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
 
     async fn on_session(&mut self, event: SessionEvent) -> Result<(), AgentError> {
         match event {
+            // A session that was given up asks for nothing.
+            SessionEvent::Registers(reply) => drop(reply.send(self.registration())),
             SessionEvent::Welcomed(uplink) => {
                 self.client.send_replace(Some(uplink.client.clone()));
                 for report in self.checks.unsent.drain(..) {
@@ -321,9 +327,19 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
 }
 
 impl Checks {
+    fn new(stores: Arc<dyn Stores>) -> Self {
+        Self {
+            stores,
+            tasks: JoinSet::new(),
+            running: BTreeSet::new(),
+            unsent: Vec::new(),
+        }
+    }
+
     fn follow(&mut self, order: v1::VerifyOrder) {
         if self.running.insert(digest(order.checkpoint.as_ref())) {
-            self.tasks.spawn(recheck::recheck(order));
+            self.tasks
+                .spawn(recheck::recheck(Arc::clone(&self.stores), order));
         }
     }
 }

@@ -9,7 +9,7 @@ use diptych_proto::v1::coordinator_message::Message as Down;
 use diptych_proto::{MAX_ANSWER, v1};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -54,6 +54,8 @@ pub struct Uplink {
     reason = "a handful exist at a time, and each moves once or twice"
 )]
 pub enum SessionEvent {
+    /// A connection stands: who is this, and what runs here, after everything that was asked before?
+    Registers(oneshot::Sender<v1::Register>),
     /// Registered.
     Welcomed(Uplink),
     /// The coordinator asks something.
@@ -100,19 +102,14 @@ impl Uplink {
     }
 }
 
-/// Keeps a session open for as long as the agent listens, however long the coordinator is away. Each registration is
-/// what `register` holds at that time; `seed` spreads the pauses of many agents.
-pub async fn keep(
-    coordinator: impl Connector,
-    register: watch::Receiver<v1::Register>,
-    events: mpsc::Sender<SessionEvent>,
-    seed: u64,
-) {
+/// Keeps a session open for as long as the agent listens, however long the coordinator is away. Each time it asks the agent
+/// for its registration, in line with everything else that it tells it; `seed` spreads the pauses of many agents.
+pub async fn keep(coordinator: impl Connector, events: mpsc::Sender<SessionEvent>, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut failures = 0;
     loop {
         let mut welcomed = false;
-        let end = session(&coordinator, &register, &events, &mut welcomed).await;
+        let end = session(&coordinator, &events, &mut welcomed).await;
         let lost = match &end {
             SessionEnd::AgentGone => return,
             SessionEnd::Refused {
@@ -138,18 +135,16 @@ pub async fn keep(
 
 async fn session(
     coordinator: &impl Connector,
-    register: &watch::Receiver<v1::Register>,
     events: &mpsc::Sender<SessionEvent>,
     welcomed: &mut bool,
 ) -> SessionEnd {
-    match converse(coordinator, register, events, welcomed).await {
+    match converse(coordinator, events, welcomed).await {
         Ok(end) | Err(end) => end,
     }
 }
 
 async fn converse(
     coordinator: &impl Connector,
-    register: &watch::Receiver<v1::Register>,
     events: &mpsc::Sender<SessionEvent>,
     welcomed: &mut bool,
 ) -> Result<SessionEnd, SessionEnd> {
@@ -160,7 +155,11 @@ async fn converse(
         messages,
         client: client.clone(),
     };
-    uplink.send(Up::Register(register.borrow().clone()));
+    let (ask, answer) = oneshot::channel();
+    let asked = events.send(SessionEvent::Registers(ask)).await;
+    asked.map_err(|_| SessionEnd::AgentGone)?;
+    let register = answer.await.map_err(|_| SessionEnd::AgentGone)?;
+    uplink.send(Up::Register(register));
     let opened = tokio::time::timeout(
         WELCOME_LIMIT,
         client.session(UnboundedReceiverStream::new(outgoing)),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 
 use diptych_common::ids::Attempt;
+use diptych_common::store::ByUrl;
 use diptych_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use diptych_proto::v1::rank_command::Command;
 use diptych_proto::v1::rank_event::Event as Reported;
@@ -147,6 +148,7 @@ impl Bench {
             },
             trainers: Supervisor::new(launch, book.clone()).expect("a thread"),
             peers,
+            stores: Arc::new(ByUrl),
             book,
             patience,
             seed: 0,

@@ -16,6 +16,9 @@ use crate::store::{self, StoreError};
 use super::cut::Cut;
 use super::{CheckpointRef, Dtype, Manifest, ManifestError, StoredObject, TensorEntry};
 
+/// So many bytes are hashed sooner than another thread is asked to.
+const SMALL: usize = 16 << 10;
+
 /// Objects fetched at once: enough to fill a network link, few enough to bound memory, since each holds some ranges.
 const PARALLEL: usize = 4;
 
@@ -214,6 +217,10 @@ impl CheckpointReader {
         let mut pieces = store::ranges(&*self.store, &path, object.size);
         while let Some(piece) = pieces.try_next().await.map_err(words)? {
             cut.take(&piece);
+            if piece.len() <= SMALL {
+                hasher = hasher.then(&piece);
+                continue;
+            }
             let hashed = tokio::task::spawn_blocking(move || hasher.then(&piece)).await;
             hasher = hashed.map_err(|error| StoreError::Failed {
                 key: key(),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diptych_common::checkpoint::{CheckpointKey, CheckpointRef};
-use diptych_common::digest::Digest;
 use diptych_common::ids::{PhaseIndex, Step};
 use diptych_coordinator::core::CheckpointState;
 use object_store::ObjectStore;
@@ -57,12 +56,10 @@ enum Repair {
 /// What was left of a simulation: equal for equal seeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Trace {
-    /// Of everything that happened, and when.
-    pub(crate) digest: Digest,
+    /// Everything that happened, and when.
+    pub(crate) story: Vec<String>,
     /// Virtual time that it took.
     pub(crate) took: Duration,
-    /// Attempts of all phases.
-    pub(crate) attempts: u64,
 }
 
 impl Storm {
@@ -270,9 +267,7 @@ impl Storm {
     /// Every checkpoint that was verified is whole, every phase's last one is what the undisturbed run has.
     fn trace(&self) -> Trace {
         let jobs = self.world.rows().stored.jobs.clone();
-        let mut attempts = 0;
         for job in &jobs {
-            attempts += job.record.last_attempt.get();
             for (number, (_, checkpoints)) in (0..).zip(&job.phases) {
                 let phase = PhaseIndex::new(number);
                 let verified = checkpoints
@@ -297,15 +292,13 @@ impl Storm {
             }
         }
         let rows = self.world.rows();
-        let lines: Vec<String> = rows
-            .events
-            .iter()
+        let lines = rows.events.iter();
+        let story: Vec<String> = lines
             .map(|(job, event)| format!("{job} {event:?}"))
             .collect();
         Trace {
-            digest: Digest::of(lines.join("\n").as_bytes()),
+            story,
             took: self.sim.elapsed(),
-            attempts,
         }
     }
 

@@ -56,9 +56,10 @@ impl Gang {
                 Ok::<_, io::Error>((hello, stream))
             };
             // Whoever does not say who it is, or is of another attempt, is not let in.
-            if let Ok((hello, stream)) = answered.await
+            if let Ok((hello, mut stream)) = answered.await
                 && hello.step == attempt
                 && let Ok(peer) = u32::try_from(hello.value)
+                && stream.write_all(&encode(hello)).await.is_ok()
             {
                 streams.insert(peer, stream);
             }
@@ -115,9 +116,14 @@ async fn call(address: &str, attempt: u64, rank: u32) -> TcpStream {
         wish: 0,
     };
     loop {
-        if let Ok(Ok(mut stream)) = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await
-            && stream.write_all(&encode(hello)).await.is_ok()
-        {
+        let connected = async {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(&encode(hello)).await?;
+            read(&mut stream).await?;
+            Ok::<_, io::Error>(stream)
+        };
+        // Nothing is sent again on this network: a call that is not answered is made again.
+        if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, connected).await {
             return stream;
         }
         tokio::time::sleep(RETRY).await;

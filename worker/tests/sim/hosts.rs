@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diptych_common::ids::{Attempt, JobId};
-use diptych_coordinator::core::{Settings, State, StoredJob, check_invariants};
+use diptych_coordinator::core::{Mono, Settings, State, StoredJob, check_invariants};
 use diptych_coordinator::driver::{Ground, Handle, Options, start_on};
 use diptych_coordinator::grpc;
+use diptych_coordinator::queue::explain;
 use diptych_proto::v1;
 use diptych_worker::agent::core::Patience;
 use diptych_worker::agent::logs::LogBook;
@@ -22,7 +23,7 @@ use crate::bucket::Bucket;
 use crate::journal::Disk;
 use crate::net::{COORDINATOR, PEERS, ToCoordinator, ToPeers, incoming};
 use crate::trainer::Simulated;
-use crate::world::{World, WorldClock};
+use crate::world::{Standing, World, WorldClock};
 
 /// How often the coordinator's state is held against the promises.
 const LOOK: Duration = Duration::from_millis(10);
@@ -59,7 +60,10 @@ async fn watch(handle: Handle, world: Arc<World>) {
     let mut seen: BTreeMap<JobId, Attempt> = BTreeMap::new();
     loop {
         let of = Arc::clone(&world);
-        let looked = handle.read(move |state, _| look(state, &of));
+        let looked = handle.read(move |state, now| {
+            tell(state, now, &of);
+            look(state, &of)
+        });
         let Ok(attempts) = looked.await else { return };
         for (job, attempt) in &attempts {
             let before = seen.get(job).copied().unwrap_or_default();
@@ -67,6 +71,24 @@ async fn watch(handle: Handle, world: Arc<World>) {
         }
         seen = attempts;
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Where it asks, what every unfinished job waits for.
+fn tell(state: &State, now: Mono, world: &World) {
+    let mut standing = world.standing();
+    if matches!(*standing, Standing::Asked) {
+        let jobs = state.jobs().values().filter(|job| job.is_active());
+        let why = jobs.map(|job| {
+            format!(
+                "{} {:?}: {:?}",
+                job.id(),
+                job.live(),
+                explain(state, job, now)
+            )
+        });
+        let workers = state.workers().values().map(|worker| format!("{worker:?}"));
+        *standing = Standing::Told(why.chain(workers).collect());
     }
 }
 

@@ -17,7 +17,7 @@ use crate::client::{Wish, client};
 use crate::hosts;
 use crate::save::{self, State};
 use crate::trainer::STEPS;
-use crate::world::World;
+use crate::world::{Standing, World};
 
 const COORDINATOR: &str = "coordinator";
 const WORKERS: [&str; 3] = ["worker-0", "worker-1", "worker-2"];
@@ -115,6 +115,12 @@ impl Storm {
         self.clear_up();
         while !self.step() {
             let now = self.sim.elapsed();
+            if now >= WEATHER + CALM {
+                *self.world.standing() = Standing::Asked;
+                for _ in 0..20 {
+                    self.step();
+                }
+            }
             assert!(
                 now < WEATHER + CALM,
                 "I11: not all jobs have succeeded by {now:?}: {}",
@@ -312,15 +318,20 @@ impl Storm {
     }
 
     fn last(&self) -> String {
+        let standing = match &*self.world.standing() {
+            Standing::Told(lines) => lines.join("\n"),
+            Standing::NotAsked | Standing::Asked => String::new(),
+        };
         let rows = self.world.rows();
-        let lines = rows.events.iter().rev().take(40).rev();
-        lines
+        let lines = rows.events.iter().rev().take(300).rev();
+        let lines: String = lines
             .map(|(job, event)| {
                 format!(
                     "\n{job} {} {}: {}",
                     event.attempt, event.kind, event.message
                 )
             })
-            .collect()
+            .collect();
+        format!("{standing}{lines}")
     }
 }

@@ -382,7 +382,7 @@ impl Process {
                     step: state.step,
                     objects: vec![object.into()],
                 }),
-                Err(problem) => notice(problem),
+                Err(problem) => unsaved(tries, problem),
             }
         });
     }
@@ -401,7 +401,7 @@ impl Process {
                     checkpoint: Some(checkpoint.into()),
                     best: None,
                 }),
-                Err(problem) => notice(problem),
+                Err(problem) => Reported::Failed(failed(v1::FailureKind::Storage, problem)),
             }
         });
     }
@@ -446,10 +446,10 @@ impl Process {
             biased;
             _ = self.fate.changed() => return Ok(()),
             Some(written) = turn.writes.join_next() => {
-                if let Ok(reported) = written {
-                    self.report(&turn.key, reported);
-                }
-                return Ok(());
+                let Ok(reported) = written else { return Ok(()) };
+                let over = matches!(reported, Reported::Failed(_));
+                self.report(&turn.key, reported);
+                return if over { Err(Left::Exit(FAILED)) } else { Ok(()) };
             }
             heard = self.inbox.recv() => heard,
         };
@@ -489,10 +489,8 @@ impl Process {
 
     fn fail(&self, turn: &Turn, kind: v1::FailureKind, object: String) -> Left {
         let failed = v1::Failed {
-            kind: kind.into(),
-            message: format!("{kind:?} {object}"),
             object,
-            step: None,
+            ..failed(kind, String::new())
         };
         self.report(&turn.key, Reported::Failed(failed));
         Left::Exit(FAILED)
@@ -548,11 +546,23 @@ fn progress(step: u64) -> Reported {
     })
 }
 
-fn notice(message: String) -> Reported {
+/// A save that does not come about is nothing but a pity, unless it is the last.
+fn unsaved(tries: u32, problem: String) -> Reported {
+    if tries == u32::MAX {
+        return Reported::Failed(failed(v1::FailureKind::Storage, problem));
+    }
     Reported::Notice(v1::Notice {
         kind: "save_failed".to_owned(),
-        message,
+        message: problem,
     })
+}
+
+fn failed(kind: v1::FailureKind, problem: String) -> v1::Failed {
+    v1::Failed {
+        kind: kind.into(),
+        message: format!("{kind:?} {problem}"),
+        ..v1::Failed::default()
+    }
 }
 
 /// Tries up to so many times.

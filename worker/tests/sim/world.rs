@@ -36,6 +36,8 @@ pub(crate) struct World {
     processes: Mutex<BTreeMap<(&'static str, ProcessId), Running>>,
     stops: Mutex<BTreeMap<&'static str, mpsc::UnboundedSender<String>>>,
     broken: Mutex<Vec<String>>,
+    /// Asked for and told once a simulation has failed.
+    standing: Mutex<Standing>,
 }
 
 /// A trainer's process.
@@ -44,6 +46,15 @@ pub(crate) struct Running {
     pub(crate) fate: watch::Sender<Fate>,
     pub(crate) task: AbortHandle,
     pub(crate) events: mpsc::Sender<TrainerEvent>,
+}
+
+/// What every unfinished job waits for.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Standing {
+    #[default]
+    NotAsked,
+    Asked,
+    Told(Vec<String>),
 }
 
 /// Whether a process runs.
@@ -73,6 +84,7 @@ impl World {
             processes: Mutex::default(),
             stops: Mutex::default(),
             broken: Mutex::default(),
+            standing: Mutex::default(),
         })
     }
 
@@ -195,6 +207,10 @@ impl World {
         if !holds {
             lock(&self.broken).push(otherwise());
         }
+    }
+
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+        lock(&self.standing)
     }
 
     /// # Panics

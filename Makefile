@@ -21,7 +21,7 @@ FAULTS ?= 40
 # Kinds of faults need --namespaces, and that needs root, where links between workers are cut.
 CHAOS_ARGUMENTS ?=
 
-.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench chaos recovery slow-store clean
+.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench sim chaos recovery slow-store clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ parity: build ## torchvision, lightly, SimCLR's conversions, onnxruntime and Ten
 
 bench: build ## the measurements of docs/results.md, each beside its peer (installs 5 GB of Python packages once)
 	tests/peers/compare $(BIN)
+
+sim: ## ten thousand simulations of a cluster on a bad network, in virtual time (half an hour; SIM_SEED=n runs one again)
+	SIM_SEEDS=$${SIM_SEEDS:-10000} cargo nextest run --release --workspace --test sim --no-capture promises_hold
 
 chaos: build ## processes and links that die at random; a job that ends with the weights of an undisturbed run (SEED=n FAULTS=n)
 	$(BIN)/chaos --seed $(SEED) --faults $(FAULTS) $(CHAOS_ARGUMENTS)

@@ -21,7 +21,7 @@ FAULTS ?= 40
 # Kinds of faults need --namespaces, and that needs root, where links between workers are cut.
 CHAOS_ARGUMENTS ?=
 
-.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench sim chaos recovery slow-store clean
+.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench sim chaos outage recovery slow-store clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ sim: ## ten thousand simulations of a cluster on a bad network, in virtual time 
 
 chaos: build ## processes and links that die at random; a job that ends with the weights of an undisturbed run (SEED=n FAULTS=n)
 	$(BIN)/chaos --seed $(SEED) --faults $(FAULTS) $(CHAOS_ARGUMENTS)
+
+outage: build ## the coordinator killed idle, mid-submit, mid-commit and mid-recovery, away for up to a minute (ten minutes)
+	$(BIN)/outage
 
 recovery: build ## seconds from a death to the next step, beside torchrun with restarts (installs the same Python packages as bench)
 	tests/measure/recovery $(BIN) --peer --seed $(SEED)

@@ -7,6 +7,7 @@ pub mod proxy; // wires that are cut, frozen and slowed
 pub mod s3; // a bucket
 pub mod ledger; // every committed step, from the ranks' logs
 pub mod chaos; // faults at random, and what became of them
+pub mod outage; // the coordinator away, at chosen moments
 pub mod slow_store; // training beside a store that is slow or dead
 pub mod cluster; // a coordinator, agents and a CLI
 pub mod pictures; // small images made here

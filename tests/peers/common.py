@@ -4,6 +4,8 @@ import glob, io, json, os, resource
 import numpy as np
 from PIL import Image
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+
 
 def photos(directory):
     """Write 32 photo JPEGs of ImageNet's usual size (500x375, quality 90) once; return their paths."""

@@ -70,7 +70,13 @@ async fn knows_job((objects, root): &Opened, job: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use diptych_common::store::ByUrl;
+
     use super::*;
+
+    async fn recheck_order(order: v1::VerifyOrder) -> v1::VerifyReport {
+        recheck(Arc::new(ByUrl), order).await
+    }
 
     const FOLDER: &str = "digits-0a1b2c/00-pretrain/step-000000000004-a000001";
 
@@ -91,12 +97,12 @@ mod tests {
     async fn what_cannot_be_read_is_not_damaged() {
         let dir = tempfile::tempdir().expect("a directory");
         let storage = format!("file://{}", dir.path().display());
-        let empty = recheck(order(storage.clone())).await;
+        let empty = recheck_order(order(storage.clone())).await;
         assert!(
             empty.unread && empty.problem.contains("is it mounted"),
             "{empty:?}"
         );
-        let strange = recheck(order("ftp://nowhere".into())).await;
+        let strange = recheck_order(order("ftp://nowhere".into())).await;
         assert!(
             strange.unread && strange.problem.contains("ftp"),
             "{strange:?}"
@@ -105,13 +111,13 @@ mod tests {
         let folder = dir.path().join(FOLDER);
         std::fs::create_dir_all(&folder).expect("made");
         std::fs::write(folder.join("shard-00000.safetensors"), b"x").expect("written");
-        let missing = recheck(order(storage.clone())).await;
+        let missing = recheck_order(order(storage.clone())).await;
         assert!(
             !missing.unread && missing.problem.contains("manifest.json is missing"),
             "{missing:?}"
         );
         std::fs::write(folder.join("manifest.json"), b"{}").expect("written");
-        let changed = recheck(order(storage)).await;
+        let changed = recheck_order(order(storage)).await;
         assert!(
             !changed.unread && changed.problem.contains("BLAKE3"),
             "{changed:?}"

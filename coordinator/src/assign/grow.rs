@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use diptych_common::ids::{JobId, Rank};
+use diptych_common::ids::{JobId, Rank, WorkerId};
 use diptych_common::spec::Device;
 
 use super::attempt::{prepare, solution};
@@ -12,6 +12,9 @@ use crate::core::{
     Stage, State,
 };
 use crate::place::Problem;
+
+/// Pairs of workers that are not placed together, each in the order of names.
+type Apart = BTreeSet<(WorkerId, WorkerId)>;
 
 /// What a live gang does about devices that nobody needs.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +42,8 @@ pub fn grow(state: &mut State, now: Now, out: &mut Outcome) {
             max: range.max as usize,
             spares: plan.spares as usize,
         };
-        match growth(placement, run, wishes, state.settings(), now.mono) {
+        let apart = state.apart(now.mono);
+        match growth((placement, run), wishes, &apart, state.settings(), now.mono) {
             Growth::StandBy(count) => stand_by(state, &id, index, count, now, out),
             Growth::Join => {
                 let plan = LeavePlan {
@@ -62,9 +66,9 @@ struct Wishes {
 }
 
 fn growth(
-    placement: &Placement,
-    run: &Run,
+    (placement, run): (&Placement, &Run),
     wishes: Wishes,
+    apart: &Apart,
     settings: &Settings,
     now: Mono,
 ) -> Growth {
@@ -75,13 +79,20 @@ fn growth(
         return Growth::Nothing;
     }
     let lacking = wishes.max.saturating_sub(placement.seats.len());
-    let gone = |member: &&RankState| matches!(member, RankState::Left { .. });
-    let standing = run.reserves.iter().filter(|member| !gone(member)).count();
-    let ready = run
+    let there = |(seat, member): &(&Seat, &RankState)| {
+        !matches!(member, RankState::Left { .. }) && reaches(&placement.seats, &seat.worker, apart)
+    };
+    let standing: Vec<_> = placement
         .reserves
         .iter()
-        .filter(|member| member.is_ready())
+        .zip(&run.reserves)
+        .filter(there)
+        .collect();
+    let ready = standing
+        .iter()
+        .filter(|(_, member)| member.is_ready())
         .count();
+    let standing = standing.len();
     let quiet = now.since(begun);
     if standing < lacking + wishes.spares && quiet >= settings.settle {
         return Growth::StandBy(lacking + wishes.spares - standing);
@@ -105,7 +116,12 @@ fn stand_by(
     let Some(job) = state.job(id) else { return };
     let kind = job.submission.phases[index].device;
     let problem = Problem::of(state, now.mono);
-    let free = problem.free.iter().filter(|device| device.kind == kind);
+    let Some((_, placement)) = job.live() else {
+        return;
+    };
+    let free = problem.free.iter().filter(|device| {
+        device.kind == kind && reaches(&placement.seats, &device.seat.worker, &problem.apart)
+    });
     let seats: Vec<Seat> = free.map(|device| device.seat.clone()).take(count).collect();
     if seats.is_empty() || wanted(state, kind, now) {
         return;
@@ -138,6 +154,18 @@ fn stand_by(
     for rank in ranks {
         prepare(state, id, index, rank, now, out);
     }
+}
+
+/// Whether a worker may be placed beside all of these.
+fn reaches(seats: &[Seat], worker: &WorkerId, apart: &Apart) -> bool {
+    seats.iter().all(|seat| {
+        let pair = if seat.worker < *worker {
+            (seat.worker.clone(), worker.clone())
+        } else {
+            (worker.clone(), seat.worker.clone())
+        };
+        !apart.contains(&pair)
+    })
 }
 
 /// Whether a job in the queue waits for devices of this kind.

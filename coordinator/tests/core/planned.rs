@@ -70,6 +70,27 @@ fn a_gang_grows_by_plan_once_those_that_stand_by_are_ready_and_it_was_quiet() {
 }
 
 #[test]
+fn a_gang_does_not_leave_to_grow_by_a_worker_that_it_cannot_reach() {
+    let mut env = training(&["w1", "w2"], (1, 2));
+    env.link_lost("w1", "w2", "job-1");
+    env.say_as("w1", "job-1", 1, 0, held(5));
+    env.say_as("w2", "job-1", 1, 1, held(5));
+    let (_, attempt, workers) = env.live("job-1");
+    assert_eq!(workers.len(), 1, "they are not placed together");
+    env.say("job-1", 0, ready(5, "aa"));
+    env.say("job-1", 0, progress(6));
+    env.wait_alive(60_000, &["w1", "w2"]);
+    let idle = if workers[0] == "w1" { "w2" } else { "w1" };
+    let asked = env.take_orders(|order| matches!(order, Order::Prepare(order) if order.reserve));
+    assert!(!asked.contains(&idle.to_owned()), "{asked:?}");
+    assert_eq!(env.live("job-1").1, attempt, "{:?}", env.history);
+    // Ten minutes later it is tried again.
+    env.wait_alive(600_000, &["w1", "w2"]);
+    let asked = env.take_orders(|order| matches!(order, Order::Prepare(order) if order.reserve));
+    assert!(asked.contains(&idle.to_owned()), "{asked:?}");
+}
+
+#[test]
 fn what_stands_by_gives_way_to_a_job_that_waits() {
     let mut env = training(&["w1"], (1, 2));
     env.register("w2", "1", 1, &[]);

@@ -1,3 +1,8 @@
+{{/* The pools by name: one called "default" where none is given. */}}
+{{- define "diptych.pools" -}}
+{{- default (dict "default" dict) .Values.workers.pools | toYaml -}}
+{{- end -}}
+
 {{/* Values of one pool: its own over those of all workers; a list or a setting replaces the whole. Takes (root, pool name). */}}
 {{- define "diptych.poolValues" -}}
 {{- $root := index . 0 -}}

@@ -6,7 +6,7 @@
 - insecure is false, but this version has neither TLS nor tokens: whoever reaches the coordinator's port may run jobs. Where you trust the network that reaches it, set insecure: true
 {{- end }}
 {{- include "diptych.refusals.coordinator" . -}}
-{{- range $name, $_ := $v.workers.pools }}
+{{- range $name, $_ := include "diptych.pools" . | fromYaml }}
 {{- include "diptych.refusals.pool" (list $ $name) -}}
 {{- end -}}
 {{- include "diptych.refusals.surroundings" . -}}
@@ -56,7 +56,7 @@
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}
 {{- $v := $root.Values -}}
 {{- $p := include "diptych.poolValues" . | fromYaml -}}
-{{- $at := printf "workers.pools.%s" $name -}}
+{{- $at := ternary (printf "workers.pools.%s" $name) "workers" (hasKey $v.workers.pools $name) -}}
 {{- $full := include "diptych.pool" . -}}
 {{- if gt (len $full) 52 }}
 - {{ $at }}: its objects would be named {{ $full }}, and with a pod's ending that is more than the 63 characters of a name. Shorten the pool's name, the release's or fullnameOverride

@@ -65,12 +65,10 @@ env:
   - name: DIPTYCH_DATA_ADDRESS
     valueFrom: { fieldRef: { fieldPath: status.podIP } }
   {{- else if eq $p.kind "JobSet" }}
-  - name: POD_HOSTNAME
-    valueFrom: { fieldRef: { fieldPath: "metadata.annotations['jobset.sigs.k8s.io/jobset-name']" } }
   - name: JOB_INDEX
     valueFrom: { fieldRef: { fieldPath: "metadata.annotations['batch.kubernetes.io/job-completion-index']" } }
   - name: DIPTYCH_DATA_ADDRESS
-    value: $(POD_HOSTNAME)-worker-0-$(JOB_INDEX).{{ include "diptych.pool" . }}.{{ $root.Release.Namespace }}.svc.{{ $root.Values.clusterDomain }}
+    value: {{ include "diptych.pool" . }}-worker-0-$(JOB_INDEX).{{ include "diptych.pool" . }}.{{ $root.Release.Namespace }}.svc.{{ $root.Values.clusterDomain }}
   {{- else }}
   - name: DIPTYCH_DATA_ADDRESS
     value: $(DIPTYCH_ID).{{ include "diptych.pool" . }}.{{ $root.Release.Namespace }}.svc.{{ $root.Values.clusterDomain }}
@@ -130,7 +128,7 @@ volumeMounts:
 metadata:
   labels:
     {{- include "diptych.podLabels" (list $root "worker") | nindent 4 }}
-    {{- include "diptych.queueLabels" (list $pool $p) | nindent 4 }}
+    diptych/pool: {{ $pool }}
     {{- with $p.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -145,7 +143,7 @@ metadata:
 spec:
   {{- include "diptych.podCommon" (list $root $p (include "diptych.account" (list $root "workers"))) | nindent 2 }}
   {{- if eq $p.kind "JobSet" }}
-  restartPolicy: Always
+  restartPolicy: OnFailure
   {{- end }}
   {{- with (ternary "volcano" $p.schedulerName $p.volcano.enabled) }}
   schedulerName: {{ . }}

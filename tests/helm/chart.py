@@ -2,6 +2,7 @@
 import functools
 import json
 import pathlib
+import shutil
 import subprocess
 import tempfile
 
@@ -32,9 +33,8 @@ def helm(*arguments, values, chosen=None):
 
 @functools.lru_cache(maxsize=None)
 def _rendered(values, chosen, release):
-    text = helm("template", release, str(CHART), "--namespace", NAMESPACE, "--kube-version", "1.33",
+    return helm("template", release, str(CHART), "--namespace", NAMESPACE, "--kube-version", "1.33",
                 values=values, chosen=json.loads(chosen))
-    return text
 
 
 def text(values, chosen=None, release=RELEASE):
@@ -47,11 +47,22 @@ def render(values, chosen=None, release=RELEASE):
     return [entry for entry in yaml.load_all(text(values, chosen, release), Loader=Loader) if entry]
 
 
+NOTES = """kind: Notes
+metadata: { name: notes }
+text: |
+  {{- include (print .Template.BasePath "/NOTES.txt") . | nindent 2 }}
+"""
+
+
 def notes(values, chosen=None):
-    """What helm tells after an installation."""
-    out = helm("install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client", "--output", "json",
-               values=values, chosen=chosen)
-    return json.loads(out)["info"]["notes"]
+    """What helm tells after an installation: `helm template` leaves it out, so a copy of the chart prints it as an object."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = pathlib.Path(scratch) / "diptych"
+        shutil.copytree(CHART, copy)
+        (copy / "templates" / "notes.yaml").write_text(NOTES)
+        out = helm("template", RELEASE, str(copy), "--namespace", NAMESPACE, "--show-only", "templates/notes.yaml",
+                   values=values, chosen=chosen)
+    return yaml.safe_load(out)["text"]
 
 
 def find(objects, name):

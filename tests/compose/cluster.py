@@ -80,6 +80,12 @@ class Cluster:
             raise SystemExit(f"compose-test: diptych {' '.join(arguments)}: {done.stderr or done.stdout}")
         return json.loads(done.stdout)
 
+    def lines(self, *arguments):
+        """The JSON documents that `diptych` prints, one a line."""
+        command = [self.diptych_program, *arguments, "-o", "json"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
     def until(self, what, seconds, question):
         """Waits for an answer that is true, and returns it."""
         end = time.monotonic() + seconds

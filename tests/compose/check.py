@@ -86,7 +86,7 @@ class Run:
 
 def faults(run, host):
     """A worker killed, another cut off, the coordinator killed, each while the pipeline trains."""
-    before = run.at_step("pretrain", 30)
+    before = run.at_step("pretrain", 10)
     host.docker("kill", host.container("worker-1"))
     after = run.at_step("pretrain", before["step"] + 5, lambda phase: phase["attempt"] > before["attempt"])
     check("a killed worker container: the other goes on", after["world"] == 1, after["world"])

@@ -1,5 +1,7 @@
 """The compose cluster under faults: the pipeline twice, once left alone; both must end in the same student.
 
+Faults on a machine that is busy with something else are taken for more: run it on a quiet one.
+
 usage: tests/compose/check.py DIPTYCH IMAGES        the command line, and the folder that holds digits/
 """
 import json
@@ -68,14 +70,15 @@ class Run:
         def come():
             phase = self.phase(name)
             if phase and phase["state"] in ("done", "failed"):
-                raise SystemExit(f"compose-test: {name} was over before the fault: {phase}")
+                told = "\n".join(f"{event['at']} {event['message']}" for event in self.host.lines("events", self.job))
+                raise SystemExit(f"compose-test: {name} is {phase['state']}, and should still train:\n{told}")
             return phase and phase["step"] >= step and phase["state"] == "training" and more(phase) and phase
         return self.host.until(f"{name} at step {step}", WAIT, come)
 
     def end(self):
         ended = self.host.until("the job ends", WAIT, lambda: (now := self.now()) and now["ended"] and now)
         if ended["state"] != "succeeded":
-            print(self.host.compose("logs", "--no-color", "--tail", "60"))
+            print("\n".join(f"{event['at']} {event['message']}" for event in self.host.lines("events", self.job)))
         return ended
 
     def student(self, folder):

@@ -18,13 +18,15 @@ DIGITS := $(CURDIR)/data/digits
 DEMO_DIR ?= $(CURDIR)/.demo
 SEED ?= 0
 FAULTS ?= 40
+DEVICE ?= cpu
 # Kinds of faults need --namespaces, and that needs root, where links between workers are cut.
 CHAOS_ARGUMENTS ?=
 
-.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench sim chaos outage recovery slow-store clean
+.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench sim chaos outage recovery slow-store images \
+	compose-images compose-test helm-test clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup build ## coordinator + 2 CPU workers, the whole pipeline on real images, a results table (SEED=n)
 	@setup/digits $(DIGITS)
@@ -86,6 +88,19 @@ recovery: build ## seconds from a death to the next step, beside torchrun with r
 
 slow-store: build ## training beside a store at 1 MB/s for ten minutes, then beside a dead one (a quarter of an hour)
 	tests/measure/slow-store $(BIN)
+
+images: build ## images of coordinator, command line and worker, and their sizes (DEVICE=cuda for the worker's)
+	@BIN=$(BIN) deploy/docker/build --device $(DEVICE)
+
+compose-images: ## the image of the S3 server that the compose cluster uses
+	@setup/s3s
+
+compose-test: images compose-images ## two workers, a coordinator and an S3 server in containers, under faults
+	@setup/digits $(DIGITS)
+	@python3 tests/compose/check.py $(BIN)/diptych $(dir $(DIGITS))
+
+helm-test: ## the Helm chart: lint, schemas, renderings, refusals
+	@tests/helm/run
 
 clean: ## remove build products and the demo's state; fetched files stay
 	rm -rf $(CARGO_TARGET_DIR) $(DEMO_DIR)

@@ -15,7 +15,7 @@ import schemas
 
 ROOT = chart.HERE.parent.parent
 VALUES = sorted(path.stem for path in (chart.HERE / "values").glob("*.yaml"))
-BASE = "minimal"
+BASE = "served"
 COMPARISONS = {"is", "has", "matches", "absent"}
 
 Check = collections.namedtuple("Check", "name problems")

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use diptych_worker::bench::BenchCommand;
 use diptych_worker::config::AgentArgs;
+use diptych_worker::doctor::{self, DoctorArgs};
 use diptych_worker::infer::{EmbedArgs, PredictArgs};
 use diptych_worker::trainer::{self, TrainerArgs};
 use diptych_worker::{agent, bench, infer, phase, verify};
@@ -38,6 +39,8 @@ enum Command {
     Predict(PredictArgs),
     /// Write the features of one's own images, by an export.
     Embed(EmbedArgs),
+    /// Say what this machine has, what it lacks for a job, and what to do; succeeds if a job could run here.
+    Doctor(DoctorArgs),
     /// Compute the golden cases `DIR/*.json` again and compare.
     Verify {
         /// Folder of cases.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Bench(what) => finish(bench::run(&what)),
         Command::Predict(args) => finish(infer::predict(&args)),
         Command::Embed(args) => finish(infer::embed(&args)),
+        Command::Doctor(args) => doctor::run(&args).unwrap_or_else(|error| finish(Err(error))),
         Command::Verify { dir } => finish(golden(&dir)),
     }
 }

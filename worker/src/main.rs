@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use diptych_worker::bench::BenchCommand;
 use diptych_worker::config::AgentArgs;
+use diptych_worker::device::DeviceChoice;
 use diptych_worker::doctor::{self, DoctorArgs};
 use diptych_worker::infer::{EmbedArgs, PredictArgs};
 use diptych_worker::trainer::{self, TrainerArgs};
@@ -45,6 +46,9 @@ enum Command {
     Verify {
         /// Folder of cases.
         dir: PathBuf,
+        /// Where: `cpu`, `cuda` or `cuda:N`.
+        #[arg(long, default_value_t = DeviceChoice::Cpu)]
+        device: DeviceChoice,
     },
 }
 
@@ -60,12 +64,12 @@ fn main() -> ExitCode {
         Command::Predict(args) => finish(infer::predict(&args)),
         Command::Embed(args) => finish(infer::embed(&args)),
         Command::Doctor(args) => doctor::run(&args).unwrap_or_else(|error| finish(Err(error))),
-        Command::Verify { dir } => finish(golden(&dir)),
+        Command::Verify { dir, device } => finish(golden(&dir, device)),
     }
 }
 
-fn golden(dir: &Path) -> anyhow::Result<()> {
-    let summary = verify::run(dir, &mut std::io::stdout().lock())?;
+fn golden(dir: &Path, device: DeviceChoice) -> anyhow::Result<()> {
+    let summary = verify::run(dir, device.open()?, &mut std::io::stdout().lock())?;
     anyhow::ensure!(
         summary.failed == 0,
         "{} golden cases failed",

@@ -10,6 +10,7 @@ mod operand; // dtype, shape and memory of a tensor, checked once
 mod sum; // the arithmetic of a reduction, on bytes
 pub mod solo; // a gang of one
 pub mod tcp; // CPU gangs: sockets
+pub mod staged; // device memory through the host's
 pub mod nccl; // CUDA gangs: NCCL, and tcp for the host's memory
 #[cfg(test)]
 mod conformance; // one suite for every backend

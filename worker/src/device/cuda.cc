@@ -78,10 +78,6 @@ int diptych_cuda_reset_peak(int index) {
   return guarded([&] { at::accelerator::resetPeakStats(device(index).index()); });
 }
 
-int diptych_cuda_empty_cache() {
-  return guarded([&] { at::accelerator::emptyCache(); });
-}
-
 // A stream of the pool, as long as the process lives; `urgent` ones go first.
 int diptych_stream_new(int index, int urgent, c10::Stream** out) {
   return guarded([&] { *out = new c10::Stream(cuda().getStreamFromGlobalPool(device(index), urgent != 0)); });

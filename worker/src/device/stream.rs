@@ -41,7 +41,6 @@ unsafe extern "C" {
     fn diptych_cuda_repeatable(on: c_int) -> c_int;
     fn diptych_cuda_memory(index: c_int, out: *mut i64) -> c_int;
     fn diptych_cuda_reset_peak(index: c_int) -> c_int;
-    fn diptych_cuda_empty_cache() -> c_int;
     fn diptych_stream_new(index: c_int, urgent: c_int, out: *mut *mut c_void) -> c_int;
     fn diptych_stream_free(stream: *mut c_void);
     fn diptych_stream_handle(stream: *mut c_void, out: *mut *mut c_void) -> c_int;
@@ -109,12 +108,6 @@ pub(crate) fn memory(index: usize) -> Result<DeviceMemory, TchError> {
 pub(crate) fn reset_peak(index: usize) -> Result<(), TchError> {
     // SAFETY: as in `set_device`.
     check(unsafe { diptych_cuda_reset_peak(index as c_int) })
-}
-
-/// Gives memory that libtorch keeps for later back to the device.
-pub(crate) fn empty_cache() -> Result<(), TchError> {
-    // SAFETY: takes nothing.
-    check(unsafe { diptych_cuda_empty_cache() })
 }
 
 // === impl Stream ===

@@ -2,7 +2,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diptych_common::ids::Rank;
 use tch::{Device, Kind, TchError, Tensor};
@@ -130,6 +130,19 @@ impl Collective for Channel {
     }
 
     fn barrier(&self) -> Result<(), CollectiveError> {
+        let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
+        let call = Call {
+            rank: self.rank,
+            sequence: *sequence,
+            op: Op::Barrier,
+            dtype: None,
+            shape: Vec::new(),
+            root: Rank::new(0),
+            rows: 0,
+        };
+        self.tie.ledger.announce(self.lane, call)?;
+        *sequence += 1;
+        drop(sequence);
         self.settle()?;
         self.host.barrier()
     }
@@ -142,10 +155,9 @@ impl Collective for Channel {
 
     fn settle(&self) -> Result<(), CollectiveError> {
         let calls = *self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
-        let started = Instant::now();
-        let agreed = self.tie.ledger.await_agreement(self.lane, calls);
-        self.note(started);
-        agreed?;
+        let waited = self.tie.ledger.await_agreement(self.lane, calls)?;
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(nanos, Ordering::Relaxed);
         self.await_idle()
     }
 
@@ -266,6 +278,8 @@ impl Channel {
         self.await_ready()?;
         self.communicator
             .call(name, |nccl, comm| queue(nccl, comm, stream))?;
+        // Until then it may not be on the stream, and an event recorded now would not wait for it.
+        self.await_ready()?;
         self.timeline.keep(from)?;
         self.timeline.keep(to)?;
         Ok(())
@@ -303,11 +317,6 @@ impl Channel {
             return cause;
         }
         self.tie.ledger.fail(error)
-    }
-
-    fn note(&self, started: Instant) {
-        let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.waited.fetch_add(nanos, Ordering::Relaxed);
     }
 }
 

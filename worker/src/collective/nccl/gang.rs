@@ -1,7 +1,7 @@
 use std::ffi::c_int;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tch::{Device, TchError};
@@ -37,6 +37,7 @@ pub struct Rendezvous<'a> {
 #[derive(Debug)]
 pub(super) struct Tie {
     pub(super) ledger: Arc<Ledger>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// Forms the gang of a CUDA device: host memory and announcements go over TCP, device memory over NCCL. The listener's
@@ -71,11 +72,11 @@ pub(super) fn meet(
     } = rendezvous;
     let (rank, world) = (identity.rank, identity.world);
     let (host, ledger) = listener.connect_with_ledger(identity, peers, deadline)?;
+    let (ledger, registry) = (Arc::new(ledger), Arc::new(Registry::default()));
     let tie = Arc::new(Tie {
-        ledger: Arc::new(ledger),
+        thread: Some(keep_books(&ledger, &registry)?),
+        ledger,
     });
-    let registry = Arc::new(Registry::default());
-    keep_books(&tie.ledger, &registry)?;
     let place = (rank.get() as c_int, world as c_int);
     let failed = |error: NcclError| tie.ledger.fail(error.into());
     let mut communicators = Vec::new();
@@ -109,7 +110,10 @@ pub(super) fn meet(
 }
 
 /// Starts the thread that compares announcements, asks communicators for errors, and ends them when the gang fails.
-fn keep_books(ledger: &Arc<Ledger>, registry: &Arc<Registry>) -> Result<(), CollectiveError> {
+fn keep_books(
+    ledger: &Arc<Ledger>,
+    registry: &Arc<Registry>,
+) -> Result<JoinHandle<()>, CollectiveError> {
     let (books, all) = (Arc::clone(ledger), Arc::clone(registry));
     let keep = move || {
         let glance = || all.check().map_err(CollectiveError::from);
@@ -119,7 +123,7 @@ fn keep_books(ledger: &Arc<Ledger>, registry: &Arc<Registry>) -> Result<(), Coll
         }
     };
     let started = thread::Builder::new().name("nccl".to_owned()).spawn(keep);
-    started.map(drop).map_err(|error| {
+    started.map_err(|error| {
         ledger.fail(
             ConnectError::System {
                 what: "start a thread",
@@ -156,5 +160,10 @@ fn await_meeting(
 impl Drop for Tie {
     fn drop(&mut self) {
         self.ledger.close();
+        // Peers must hear that this rank has left before they hear that its process is gone.
+        if let Some(thread) = self.thread.take() {
+            // A panic of it has printed its line.
+            drop(thread.join());
+        }
     }
 }

@@ -16,7 +16,7 @@ use nix::poll::PollFlags;
 
 use super::shared::{Shared, lock};
 use crate::collective::call::CALL_BYTES;
-use crate::collective::{Call, CollectiveError, Disagreement, LossCause};
+use crate::collective::{Call, CollectiveError, Disagreement};
 
 /// Channels that keep books here.
 const LANES: usize = 2;
@@ -121,10 +121,8 @@ impl Ledger {
         for peer in (0..self.links.len()).filter(|peer| *peer != self.me) {
             if book.peers[peer].gone {
                 drop(book);
-                return Err(self.fail(CollectiveError::PeerLost {
-                    rank: Rank::new(peer as u32),
-                    cause: LossCause::Left,
-                }));
+                let why = self.shared.last_word(Rank::new(peer as u32));
+                return Err(self.fail(why));
             }
             book.peers[peer].outgoing.extend(&entry);
         }
@@ -135,18 +133,20 @@ impl Ledger {
         Ok(())
     }
 
-    /// Waits until every rank has made the first `calls` calls of a lane, or the gang fails.
+    /// Waits until every rank has made the first `calls` calls of a lane, or the gang fails; returns how long it waited.
     pub(in crate::collective) fn await_agreement(
         &self,
         lane: Lane,
         calls: u64,
-    ) -> Result<(), CollectiveError> {
+    ) -> Result<Duration, CollectiveError> {
+        let mut since = None;
         let mut book = lock(&self.book);
         loop {
             self.check()?;
             if book.lanes[lane as usize].agreed_by_all() >= calls {
-                return Ok(());
+                return Ok(since.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
             }
+            since.get_or_insert_with(Instant::now);
             let waited = self.confirmed.wait_timeout(book, GLANCE);
             book = waited.unwrap_or_else(PoisonError::into_inner).0;
         }

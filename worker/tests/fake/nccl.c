@@ -23,6 +23,7 @@ typedef struct group {
   const void* from[MOST_RANKS];
   // What each rank is doing: `count`, type, kind and root.
   size_t what[MOST_RANKS][4];
+  pthread_cond_t changed;
   struct group* next;
 } group;
 
@@ -42,11 +43,11 @@ typedef struct op {
 
 typedef struct {
   op *first, *last;
-  int running;
+  int running, closed;
+  pthread_cond_t changed;
 } stream;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static group* groups;
 static unsigned char ids;
 
@@ -68,6 +69,7 @@ static group* group_of(id_t_ id, int world) {
   group* g = calloc(1, sizeof *g);
   g->id = id;
   g->world = world;
+  pthread_cond_init(&g->changed, NULL);
   g->next = groups;
   return groups = g;
 }
@@ -80,7 +82,6 @@ static int init(comm** out, int world, id_t_ id, int rank, const int* config) {
   c->with = group_of(id, world);
   c->rank = rank;
   c->with->met++;
-  pthread_cond_broadcast(&changed);
   pthread_mutex_unlock(&lock);
   *out = c;
   return IN_PROGRESS;
@@ -97,7 +98,7 @@ int ncclCommGetAsyncError(comm* c, int* code) {
 int ncclCommAbort(comm* c) {
   pthread_mutex_lock(&lock);
   c->ended = 1;
-  pthread_cond_broadcast(&changed);
+  pthread_cond_broadcast(&c->with->changed);
   pthread_mutex_unlock(&lock);
   return SUCCESS;
 }
@@ -133,9 +134,9 @@ static int meet(comm* c, int* count) {
   if (++*count == g->world) {
     *count = 0;
     g->round++;
-    pthread_cond_broadcast(&changed);
+    pthread_cond_broadcast(&g->changed);
   }
-  while (g->round == round && !c->ended) pthread_cond_wait(&changed, &lock);
+  while (g->round == round && !c->ended) pthread_cond_wait(&g->changed, &lock);
   return !c->ended;
 }
 
@@ -158,7 +159,7 @@ static void run(op* o) {
   memcpy(g->what[c->rank], what, sizeof what);
   int met = !c->ended && meet(c, &g->arrived);
   if (met && !alike(g)) {
-    while (!c->ended) pthread_cond_wait(&changed, &lock);
+    while (!c->ended) pthread_cond_wait(&g->changed, &lock);
   } else if (met) {
     if (o->kind == 'g') {
       for (int r = 0; r < g->world; r++) memcpy((char*)o->to + r * bytes, g->from[r], bytes);
@@ -178,8 +179,13 @@ static void* work(void* on) {
   stream* s = on;
   for (;;) {
     pthread_mutex_lock(&lock);
-    while (!s->first) pthread_cond_wait(&changed, &lock);
+    while (!s->first && !s->closed) pthread_cond_wait(&s->changed, &lock);
     op* o = s->first;
+    if (!o) {
+      pthread_mutex_unlock(&lock);
+      free(s);
+      return NULL;
+    }
     s->first = o->next;
     s->running = 1;
     pthread_mutex_unlock(&lock);
@@ -189,15 +195,22 @@ static void* work(void* on) {
     s->running = 0;
     pthread_mutex_unlock(&lock);
   }
-  return NULL;
 }
 
 void* fake_stream_new(void) {
   stream* s = calloc(1, sizeof *s);
+  pthread_cond_init(&s->changed, NULL);
   pthread_t thread;
   pthread_create(&thread, NULL, work, s);
   pthread_detach(thread);
   return s;
+}
+
+void fake_stream_free(stream* s) {
+  pthread_mutex_lock(&lock);
+  s->closed = 1;
+  pthread_cond_signal(&s->changed);
+  pthread_mutex_unlock(&lock);
 }
 
 int fake_stream_idle(stream* s) {
@@ -217,7 +230,7 @@ static int queue(stream* s, op what) {
     s->first = o;
   }
   s->last = o;
-  pthread_cond_broadcast(&changed);
+  pthread_cond_signal(&s->changed);
   pthread_mutex_unlock(&lock);
   return IN_PROGRESS;
 }

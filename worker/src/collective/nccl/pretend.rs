@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -22,6 +22,7 @@ functions! {
     struct Streams {
         new: unsafe extern "C" fn() -> RawStream = "fake_stream_new",
         idle: unsafe extern "C" fn(RawStream) -> c_int = "fake_stream_idle",
+        free: unsafe extern "C" fn(RawStream) = "fake_stream_free",
     }
 }
 
@@ -36,9 +37,11 @@ pub(in crate::collective) struct Pretend {
 struct FakeStream {
     streams: Streams,
     handle: RawStream,
+    /// What its operations read and write.
+    kept: Mutex<Vec<Tensor>>,
 }
 
-// SAFETY: the handle names an object that the fake library never frees and guards by a lock.
+// SAFETY: the handle names an object that the fake library guards by a lock.
 unsafe impl Send for FakeStream {}
 // SAFETY: as above.
 unsafe impl Sync for FakeStream {}
@@ -80,6 +83,7 @@ impl Pretend {
                 streams,
                 // SAFETY: takes nothing.
                 handle: unsafe { (streams.new)() },
+                kept: Mutex::default(),
             }))
         })
     }
@@ -99,16 +103,28 @@ impl Timeline for FakeStream {
         while !self.idle()? {
             thread::sleep(PAUSE);
         }
+        self.kept.lock().expect("no panic").clear();
         Ok(())
     }
 
-    fn keep(&self, _tensor: &Tensor) -> Result<(), TchError> {
+    fn keep(&self, tensor: &Tensor) -> Result<(), TchError> {
+        let mut kept = self.kept.lock().expect("no panic");
+        kept.push(tensor.shallow_clone());
         Ok(())
     }
 
     fn idle(&self) -> Result<bool, TchError> {
         // SAFETY: the library's own stream.
         Ok(unsafe { (self.streams.idle)(self.handle) } != 0)
+    }
+}
+
+impl Drop for FakeStream {
+    fn drop(&mut self) {
+        // The channel's communicator has ended: what hung is through.
+        drop(self.before_caller());
+        // SAFETY: made by `new`, freed once.
+        unsafe { (self.streams.free)(self.handle) };
     }
 }
 

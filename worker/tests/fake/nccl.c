@@ -49,7 +49,7 @@ typedef struct {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static group* groups;
-static unsigned char ids;
+static unsigned ids;
 
 int ncclGetVersion(int* version) { return *version = VERSION, SUCCESS; }
 const char* ncclGetErrorString(int code) { return code == INVALID_ARGUMENT ? "invalid argument" : "unhandled error"; }
@@ -58,7 +58,8 @@ const char* ncclGetLastError(void* on) { return ""; }
 int ncclGetUniqueId(id_t_* id) {
   pthread_mutex_lock(&lock);
   memset(id, 7, sizeof *id);
-  id->bytes[0] = (char)ids++;
+  memcpy(id->bytes, &ids, sizeof ids);
+  ids++;
   pthread_mutex_unlock(&lock);
   return SUCCESS;
 }

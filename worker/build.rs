@@ -43,7 +43,11 @@ fn check_version(file: &Path) {
 }
 
 fn compile_shim(root: &Path) {
-    let sources = ["src/device/shim.cc", "src/device/update.cc"];
+    let sources = [
+        "src/device/shim.cc",
+        "src/device/update.cc",
+        "src/device/cuda.cc",
+    ];
     for file in sources.iter().chain(&["src/device/shim.h"]) {
         println!("cargo::rerun-if-changed={file}");
     }

@@ -27,14 +27,23 @@ fn resources() -> impl Strategy<Value = Option<ResourcesDraft>> {
         any::<[u32; 2]>().prop_map(|[min, max]| RanksDraft::Range(RankRangeDraft { min, max })),
     ];
     option::of(
-        (text(), option::of(ranks), text(), option::of(0_u32..9)).prop_map(
-            |(device, ranks, precision, spares)| ResourcesDraft {
-                device,
-                ranks,
-                precision,
-                spares,
-            },
-        ),
+        (
+            text(),
+            option::of(ranks),
+            text(),
+            option::of(0_u32..9),
+            any::<[Option<bool>; 2]>(),
+        )
+            .prop_map(
+                |(device, ranks, precision, spares, [tf32, deterministic])| ResourcesDraft {
+                    device,
+                    ranks,
+                    precision,
+                    spares,
+                    tf32,
+                    deterministic,
+                },
+            ),
     )
 }
 
@@ -94,7 +103,7 @@ fn augment() -> impl Strategy<Value = AugmentDraft> {
         option::of(any::<[u8; 2]>()),
         option::of(any::<bool>()),
         numbers,
-        [text(), text(), text(), text(), text()],
+        [text(), text(), text(), text(), text(), text()],
     )
         .prop_map(
             |(
@@ -113,6 +122,7 @@ fn augment() -> impl Strategy<Value = AugmentDraft> {
                     color_order,
                     brightness,
                     blur_sigma,
+                    place,
                 ],
             )| {
                 let pair = pair.map(|[low, high]| [f64::from(low), f64::from(high)]);
@@ -131,6 +141,7 @@ fn augment() -> impl Strategy<Value = AugmentDraft> {
                     color_order,
                     brightness,
                     blur_sigma,
+                    place,
                 }
             },
         )

@@ -20,4 +20,5 @@ pub mod tensorboard; // curves and pictures beside the checkpoints
 pub mod phase; // pretrain, linear_eval, finetune, distill
 pub mod infer; // an export at work
 pub mod verify; // golden cases
+pub mod doctor; // what a machine has and lacks
 pub mod bench; // measurements

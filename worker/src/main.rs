@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use diptych_worker::bench::BenchCommand;
 use diptych_worker::config::AgentArgs;
+use diptych_worker::device::DeviceChoice;
+use diptych_worker::doctor::{self, DoctorArgs};
 use diptych_worker::infer::{EmbedArgs, PredictArgs};
 use diptych_worker::trainer::{self, TrainerArgs};
 use diptych_worker::{agent, bench, infer, phase, verify};
@@ -38,10 +40,15 @@ enum Command {
     Predict(PredictArgs),
     /// Write the features of one's own images, by an export.
     Embed(EmbedArgs),
+    /// Say what this machine has, what it lacks for a job, and what to do; succeeds if a job could run here.
+    Doctor(DoctorArgs),
     /// Compute the golden cases `DIR/*.json` again and compare.
     Verify {
         /// Folder of cases.
         dir: PathBuf,
+        /// Where: `cpu`, `cuda` or `cuda:N`.
+        #[arg(long, default_value_t = DeviceChoice::Cpu)]
+        device: DeviceChoice,
     },
 }
 
@@ -56,12 +63,13 @@ fn main() -> ExitCode {
         Command::Bench(what) => finish(bench::run(&what)),
         Command::Predict(args) => finish(infer::predict(&args)),
         Command::Embed(args) => finish(infer::embed(&args)),
-        Command::Verify { dir } => finish(golden(&dir)),
+        Command::Doctor(args) => doctor::run(&args).unwrap_or_else(|error| finish(Err(error))),
+        Command::Verify { dir, device } => finish(golden(&dir, device)),
     }
 }
 
-fn golden(dir: &Path) -> anyhow::Result<()> {
-    let summary = verify::run(dir, &mut std::io::stdout().lock())?;
+fn golden(dir: &Path, device: DeviceChoice) -> anyhow::Result<()> {
+    let summary = verify::run(dir, device.open()?, &mut std::io::stdout().lock())?;
     anyhow::ensure!(
         summary.failed == 0,
         "{} golden cases failed",

@@ -2,13 +2,25 @@
 
 use std::path::Path;
 
+use diptych_worker::device::DeviceChoice;
 use diptych_worker::verify;
+use tch::Device;
 
 #[test]
 fn every_golden_case_passes() {
+    every_case_passes_on(Device::Cpu);
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_golden_case_passes_on_a_gpu() {
+    every_case_passes_on(DeviceChoice::Cuda(0).open().expect("a GPU"));
+}
+
+fn every_case_passes_on(device: Device) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut out = Vec::new();
-    let summary = verify::run(&folder, &mut out).expect("readable cases");
+    let summary = verify::run(&folder, device, &mut out).expect("readable cases");
     let report = String::from_utf8(out).expect("text");
     assert_eq!(summary.failed, 0, "{report}");
     assert!(summary.passed >= 44, "{report}");
@@ -28,7 +40,7 @@ fn other_networks_of_the_same_format_are_counted_and_odd_ones_named() {
         {"depth": 77, "width": 1, "selective_kernel": false, "cifar_stem": false}]}"#;
     std::fs::write(folder.path().join("parameters.json"), case).expect("written");
     let mut out = Vec::new();
-    verify::run(folder.path(), &mut out).expect("readable cases");
+    verify::run(folder.path(), Device::Cpu, &mut out).expect("readable cases");
     let report = String::from_utf8(out).expect("text");
     assert!(
         report.contains("parameters case 1: 77 is not 18, 34, 50"),
@@ -44,7 +56,7 @@ fn a_wrong_number_fails_and_is_named() {
         {"height": 375, "width": 500, "crop_height": 328, "crop_width": 328, "top": 24, "left": 87}]}"#;
     std::fs::write(folder.path().join("center_crop.json"), case).expect("written");
     let mut out = Vec::new();
-    let summary = verify::run(folder.path(), &mut out).expect("readable cases");
+    let summary = verify::run(folder.path(), Device::Cpu, &mut out).expect("readable cases");
     let report = String::from_utf8(out).expect("text");
     assert_eq!(summary.failed, 1, "{report}");
     assert!(

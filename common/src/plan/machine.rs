@@ -92,7 +92,8 @@ impl Sheet {
         }
     }
 
-    fn tflops(&self, precision: Precision) -> f64 {
+    /// Peak operations per second in 10¹² at a precision.
+    pub fn tflops(&self, precision: Precision) -> f64 {
         match precision {
             Precision::Bf16 => self.bf16_tflops,
             Precision::Fp32 => self.fp32_tflops,

@@ -23,6 +23,18 @@ pub struct AugmentSpec {
     pub blur_probability: f64,
     /// What shares a sigma.
     pub blur_sigma: BlurSigma,
+    /// Where views are made.
+    pub place: ViewsOn,
+}
+
+/// Where views are made. What comes out is the same, but for rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ViewsOn {
+    /// By the threads that decode.
+    #[default]
+    Host,
+    /// On the device that trains, from decoded images.
+    Device,
 }
 
 /// Whose operations make a view. The two differ in how crops are drawn, in resizing, in contrast and saturation, and in
@@ -118,6 +130,7 @@ impl AugmentSpec {
             grayscale_probability: 0.0,
             blur_probability: 0.0,
             blur_sigma: BlurSigma::Image,
+            place: ViewsOn::Host,
         }
     }
 

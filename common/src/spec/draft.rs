@@ -69,6 +69,14 @@ draft! {
         /// dies. Default 0.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub spares: Option<u32>,
+        /// `device: cuda`, `precision: fp32`: let matrix products and convolutions round their factors to TF32 (10 bits of
+        /// mantissa). Default false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub tf32: Option<bool>,
+        /// `device: cuda`: convolutions that give the same bits in every run of the same ranks, at some cost. CPU ranks
+        /// always do. Default false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub deterministic: Option<bool>,
     }
 }
 
@@ -364,6 +372,10 @@ draft! {
         /// step have one, all second views another, as in the official code).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub blur_sigma: Option<String>,
+        /// Where views are made: `host` (default), by the threads that decode, or `device`, from decoded images, with the
+        /// same random numbers and the same operations.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub place: Option<String>,
     }
 }
 

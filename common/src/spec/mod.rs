@@ -17,7 +17,7 @@ pub mod validate; // draft to valid, every error at once
 
 pub use augment::{
     AugmentSpec, BlurSigma, Brightness, ColorOrder, ColorSpec, Implementation, Interpolation,
-    Resampling,
+    Resampling, ViewsOn,
 };
 pub use data::{DataFormat, DataSpec, Labels};
 pub use draft::JobDraft;

@@ -278,6 +278,10 @@ pub struct Gang {
     pub spares: u32,
     /// Precision of the computation.
     pub precision: Precision,
+    /// fp32 products on a GPU may round their factors to TF32.
+    pub tf32: bool,
+    /// The same bits in every run of the same ranks, on GPUs too.
+    pub deterministic: bool,
 }
 
 /// A kind of device.

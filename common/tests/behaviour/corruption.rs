@@ -354,6 +354,12 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "rewind",
     ),
     ("resources.spares=65", "resources.spares", "more than 64"),
+    ("resources.tf32=true", "resources.tf32", "device: cuda"),
+    (
+        "phases[0].augment.place=gpu",
+        "phases[0].augment.place",
+        "device",
+    ),
     (
         "phases[0].max_bad_images=2",
         "phases[0].max_bad_images",

@@ -90,6 +90,8 @@ fn phase() -> impl Strategy<Value = PhaseDraft> {
                         ranks: ranks.map(RanksDraft::Fixed),
                         precision: None,
                         spares: groups,
+                        tf32: lanes.map(|lanes| lanes % 2 == 1),
+                        deterministic: None,
                     }),
                     alpha,
                     head_layer: layer.map(|layer| match layer {

@@ -13,4 +13,5 @@ mod view; // all of it, in order
 pub use blur::gaussian_kernel;
 pub use crop::{CropBox, center_crop};
 pub use params::{ColorOp, Key, ViewParams};
+pub use resize::{Axis, axis};
 pub use view::{Scratch, augment, evaluation, preprocessing, render};

@@ -59,6 +59,8 @@ impl From<ResourcesDraft> for v1::ResourcesSpec {
             }),
             precision: draft.precision,
             spares: draft.spares,
+            tf32: draft.tf32,
+            deterministic: draft.deterministic,
         }
     }
 }
@@ -70,6 +72,8 @@ impl From<v1::ResourcesSpec> for ResourcesDraft {
             ranks: wire.ranks.and_then(|ranks| ranks.ranks).map(ranks_in),
             precision: wire.precision,
             spares: wire.spares,
+            tf32: wire.tf32,
+            deterministic: wire.deterministic,
         }
     }
 }

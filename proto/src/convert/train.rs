@@ -57,6 +57,7 @@ impl From<AugmentDraft> for v1::AugmentSpec {
             color_order: draft.color_order,
             brightness: draft.brightness,
             blur_sigma: draft.blur_sigma,
+            place: draft.place,
         }
     }
 }
@@ -78,6 +79,7 @@ impl From<v1::AugmentSpec> for AugmentDraft {
             color_order: wire.color_order,
             brightness: wire.brightness,
             blur_sigma: wire.blur_sigma,
+            place: wire.place,
         }
     }
 }

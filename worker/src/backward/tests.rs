@@ -18,6 +18,8 @@ use crate::project::{HeadPart, Model, ModelSpec, NamedTensor, Reader};
 use crate::reduce::Buckets;
 use crate::verify::{on_ranks, rank_gangs};
 
+mod bf16; // precision of what is computed, and of what stays
+
 const BATCH: u32 = 8;
 const SIZE: i64 = 8;
 const PACE: Pace = Pace { step: 0, rate: 0.5 };

@@ -1,9 +1,10 @@
 //! Views written straight into the tensors that the network reads.
 
 use diptych_images::shard::SampleId;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::layout::Row;
+use super::views::Crops;
 
 /// Rows that are on the device together.
 #[derive(Debug)]
@@ -12,10 +13,19 @@ pub struct RowBatch {
     pub rows: Vec<Row>,
     /// The sample behind each row: the next good one where the ordered one was bad.
     pub samples: Vec<SampleId>,
-    /// `[rows, 3, S, S]`, in [0, 1].
-    pub images: Tensor,
+    /// What becomes the rows' images.
+    pub images: Images,
     /// `[rows]` of i64, where the data has labels.
     pub labels: Option<Tensor>,
+}
+
+/// The images of a batch as they leave the loader.
+#[derive(Debug)]
+pub enum Images {
+    /// `[rows, 3, S, S]` of f32 in [0, 1].
+    Views(Tensor),
+    /// What becomes the same on the device.
+    Crops(Crops),
 }
 
 /// Images under construction: a tensor of floats on the CPU that nothing else refers to.
@@ -26,14 +36,28 @@ pub(super) struct Pixels {
     side: usize,
 }
 
-impl RowBatch {
-    /// The same rows on a device, with images of this kind.
-    pub fn to(self, device: Device, kind: Kind) -> Self {
-        Self {
-            images: self.images.to_device(device).to_kind(kind),
-            labels: self.labels.map(|labels| labels.to_device(device)),
-            ..self
+impl Images {
+    /// The views on a device, of f32; made there where they are not yet.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn views(&self, device: Device) -> Result<Tensor, TchError> {
+        match self {
+            Self::Views(views) => views.f_to_device_(device, Kind::Float, true, false),
+            Self::Crops(crops) => crops.render(device),
         }
+    }
+
+    /// In memory that a CUDA device reads without a copy.
+    ///
+    /// # Errors
+    /// Out of such memory.
+    pub(super) fn pinned(self) -> Result<Self, TchError> {
+        let device = Device::Cuda(0);
+        Ok(match self {
+            Self::Views(views) => Self::Views(views.f_pin_memory(device)?),
+            Self::Crops(crops) => Self::Crops(crops.pinned(device)?),
+        })
     }
 }
 

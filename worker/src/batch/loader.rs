@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use diptych_common::ids::{PhaseIndex, Rank, Step};
-use diptych_common::spec::AugmentSpec;
-use diptych_images::augment::{Key, Scratch, augment};
+use diptych_common::spec::{AugmentSpec, ViewsOn};
+use diptych_images::augment::{Key, Scratch, ViewParams, augment};
 use diptych_images::shard::{DataError, SampleId};
 use rayon::prelude::*;
 
 use super::ahead::{Ahead, Stop};
-use super::collate::{Pixels, RowBatch, labels};
+use super::collate::{Images, Pixels, RowBatch, labels};
 use super::labels::LabelError;
 use super::order::{Blocks, Order, OrderError, OrderKey, Shortage, Stream};
 use super::source::{BadImage, BadImages, Fetched, Source};
+use super::views::{Crop, Crops};
 use super::{Layout, LayoutError};
 
 /// What a rank's loader makes.
@@ -37,6 +38,8 @@ pub struct LoaderOptions {
     pub max_bad_images: f64,
     /// Threads that decode and augment.
     pub threads: usize,
+    /// Whether a CUDA device takes the rows: they are then made in memory that it reads without a copy.
+    pub pinned: bool,
     /// Steps made before their use.
     pub ahead: usize,
     /// The steps to make: from the first one not committed to the end of the phase.
@@ -84,6 +87,12 @@ pub enum LoadError {
         /// The first of them, by name, with the reason.
         examples: Vec<String>,
     },
+    /// libtorch gives no memory for a step's rows.
+    #[error("the rows of a step cannot be held: {reason}")]
+    Memory {
+        /// What libtorch said.
+        reason: String,
+    },
     /// The system gives no threads.
     #[error("loader threads cannot be started: {reason}")]
     Threads {
@@ -129,13 +138,23 @@ struct Maker {
 struct Job<'a> {
     slot: Slot,
     fetched: Fetched,
-    views: Vec<(usize, &'a mut [f32])>,
+    views: Vec<(usize, Room<'a>)>,
+}
+
+/// Where a view goes.
+enum Room<'a> {
+    /// Its pixels.
+    Pixels(&'a mut [f32]),
+    /// To the device, as the part of the image that becomes it.
+    Device,
 }
 
 /// What became of a slot.
 struct Made {
     sample: SampleId,
     rows: Vec<usize>,
+    /// One for each of the rows, where views are made on the device.
+    crops: Vec<Crop>,
     bad: Vec<BadImage>,
 }
 
@@ -148,7 +167,7 @@ impl LoadError {
             Self::Data(DataError::Store(error)) | Self::Labels(LabelError::Store(error)) => {
                 error.is_transient()
             }
-            Self::Threads { .. } | Self::Aborted => true,
+            Self::Threads { .. } | Self::Memory { .. } | Self::Aborted => true,
             Self::Data(_)
             | Self::Labels(_)
             | Self::Order(_)
@@ -264,9 +283,12 @@ impl Maker {
             let rows = self
                 .layout
                 .rows(self.rank, groups.clone(), self.options.views);
-            let mut pixels = Pixels::new(rows.len(), self.options.augment.image_size as usize);
+            let on_host = self.options.augment.place == ViewsOn::Host;
+            let room = if on_host { rows.len() } else { 0 };
+            let mut pixels = Pixels::new(room, self.options.augment.image_size as usize);
+            let mut rooms = pixels.rows_mut().map(Room::Pixels);
             let mut jobs: BTreeMap<u32, Job<'_>> = BTreeMap::new();
-            for ((number, row), view) in rows.iter().enumerate().zip(pixels.rows_mut()) {
+            for (number, row) in rows.iter().enumerate() {
                 if let Some((slot, fetched)) = by_position.remove(&row.position) {
                     jobs.insert(
                         row.position,
@@ -278,9 +300,11 @@ impl Maker {
                     );
                 }
                 if let Some(job) = jobs.get_mut(&row.position) {
-                    job.views.push((number, view));
+                    job.views
+                        .push((number, rooms.next().unwrap_or(Room::Device)));
                 }
             }
+            drop(rooms);
             let jobs: Vec<Job<'_>> = jobs.into_values().collect();
             let made: Vec<Made> = self.pool.install(|| {
                 jobs.into_par_iter()
@@ -290,10 +314,12 @@ impl Maker {
                     .collect::<Result<_, _>>()
             })?;
             let mut samples = vec![SampleId::new(0); rows.len()];
+            let mut crops: BTreeMap<usize, Crop> = BTreeMap::new();
             for slot in made {
-                for row in slot.rows {
+                for &row in &slot.rows {
                     samples[row] = slot.sample;
                 }
+                crops.extend(slot.rows.into_iter().zip(slot.crops));
                 bad.extend(slot.bad);
             }
             let known: Vec<Option<u32>> = samples
@@ -303,7 +329,7 @@ impl Maker {
             micro_batches.push(RowBatch {
                 rows,
                 samples,
-                images: pixels.into_tensor(),
+                images: self.images(pixels, crops.into_values().collect())?,
                 labels: labels(&known),
             });
         }
@@ -311,6 +337,21 @@ impl Maker {
             step,
             micro_batches,
             bad,
+        })
+    }
+
+    /// One of the two is empty.
+    fn images(&self, pixels: Pixels, crops: Vec<Crop>) -> Result<Images, LoadError> {
+        let images = match self.options.augment.place {
+            ViewsOn::Host => Ok(Images::Views(pixels.into_tensor())),
+            ViewsOn::Device => Crops::pack(&self.options.augment, crops).map(Images::Crops),
+        };
+        let placed = match self.options.pinned {
+            true => images.and_then(Images::pinned),
+            false => images,
+        };
+        placed.map_err(|error| LoadError::Memory {
+            reason: error.to_string(),
         })
     }
 
@@ -348,6 +389,7 @@ impl Maker {
                 .unwrap_or(Fetched::Bad("was not read".to_owned()));
         };
         let mut rows = Vec::with_capacity(job.views.len());
+        let mut crops = Vec::new();
         for (view, (row, out)) in job.views.into_iter().enumerate() {
             let key = Key {
                 seed: self.options.seed,
@@ -357,10 +399,22 @@ impl Maker {
                 sample: sample.get(),
                 view: view as u32,
             };
-            augment(&image, &self.options.augment, &key, scratch, out);
+            let spec = &self.options.augment;
+            match out {
+                Room::Pixels(out) => augment(&image, spec, &key, scratch, out),
+                Room::Device => {
+                    let params = ViewParams::draw(spec, &key, image.height, image.width);
+                    crops.push(Crop::of(&image, params));
+                }
+            }
             rows.push(row);
         }
-        Ok(Made { sample, rows, bad })
+        Ok(Made {
+            sample,
+            rows,
+            crops,
+            bad,
+        })
     }
 
     /// Keeps the labelled stream's augmentations apart from the main stream's.

@@ -7,7 +7,8 @@ pub mod order; // samples of a step: epochs, blocks, lanes, windows
 pub mod layout; // rows of a step: lanes, groups, ranks, canonical order
 pub mod labels; // which labels a phase may use
 mod source; // a phase's samples; decoded images kept where they are few
-mod collate; // views straight into tensors
+mod views; // made on the device, where the spec asks
+mod collate; // views straight into tensors, or what becomes views there
 mod ahead; // work done ahead of time, in order
 mod loader; // training steps
 mod evaluate; // every sample once, not augmented
@@ -15,7 +16,7 @@ mod evaluate; // every sample once, not augmented
 mod tests;
 
 pub use ahead::Stop;
-pub use collate::RowBatch;
+pub use collate::{Images, RowBatch};
 pub use evaluate::{EvalBatch, EvalLoader, EvalOptions};
 pub use labels::LabelError;
 pub use layout::{Layout, LayoutError, Row};
@@ -23,3 +24,4 @@ pub use loader::{LoadError, Loader, LoaderOptions, RankBatch};
 pub use order::{Order, OrderError, Shortage, Stream};
 pub(crate) use source::BAD_SHOWN;
 pub use source::{BadImage, Source, most_bad};
+pub use views::{Crop, Crops};

@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use diptych_common::ids::{PhaseIndex, Rank};
-use diptych_common::spec::{AugmentSpec, BlurSigma, DataFormat, DataSpec, Labels};
+use diptych_common::spec::{AugmentSpec, BlurSigma, DataFormat, DataSpec, Labels, ViewsOn};
 use diptych_images::augment::preprocessing;
 use diptych_images::shard::SampleId;
+use tch::Device;
 
 use super::{
     EvalLoader, EvalOptions, Layout, LoadError, Loader, LoaderOptions, OrderError, Shortage,
@@ -65,6 +66,7 @@ fn options(steps: Range<u64>) -> LoaderOptions {
         groups_at_once: 2,
         max_bad_images: 0.1,
         threads: 2,
+        pinned: false,
         ahead: 2,
         steps,
     }
@@ -83,10 +85,11 @@ fn load(source: &Source, world: u32, options: &LoaderOptions) -> (Rows, Vec<Stri
         while let Some(batch) = loader.next_step().expect("a step") {
             bad.extend(batch.bad.into_iter().map(|bad| bad.name));
             for micro in batch.micro_batches {
+                let images = micro.images.views(Device::Cpu).expect("views");
                 let labels = Vec::<i64>::try_from(micro.labels.expect("the folders are classes"))
                     .expect("i64");
                 for (at, row) in micro.rows.iter().enumerate() {
-                    let pixels = micro.images.get(at as i64).flatten(0, -1);
+                    let pixels = images.get(at as i64).flatten(0, -1);
                     let value = (
                         micro.samples[at],
                         labels[at],
@@ -134,6 +137,29 @@ fn any_gang_loads_the_same_rows() {
             );
             assert_eq!(found, bad);
         }
+    }
+}
+
+#[test]
+fn views_made_on_the_device_are_the_same_rows() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = Source::open(&write(folder.path(), &[7]), &Stop::new()).expect("the data opens");
+    let on_host = options(0..3);
+    let on_device = LoaderOptions {
+        augment: AugmentSpec {
+            place: ViewsOn::Device,
+            ..on_host.augment.clone()
+        },
+        ..on_host.clone()
+    };
+    let (host, bad) = load(&source, 2, &on_host);
+    let (device, also_bad) = load(&source, 3, &on_device);
+    assert_eq!((host.len(), &bad), (device.len(), &also_bad));
+    for (key, (sample, label, pixels)) in &host {
+        let (other_sample, other_label, other) = &device[key];
+        assert_eq!((sample, label), (other_sample, other_label));
+        let near = pixels.iter().zip(other).all(|(a, b)| (a - b).abs() < 2e-5);
+        assert!(near, "{key:?}");
     }
 }
 

@@ -13,10 +13,11 @@ use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, Step};
 use diptych_common::spec::{OptimizerSpec, Precision, Resampling, Rule, Scaling};
 
+use super::gpu;
 use super::step::Network;
 use crate::checkpoint::flat::describe;
 use crate::checkpoint::{FileLayout, Saved, Saver, Storage, load};
-use crate::device::Compute;
+use crate::device::{Compute, DeviceChoice};
 use crate::optim::Optimizer;
 use crate::project::Model;
 
@@ -32,6 +33,9 @@ pub struct CheckpointArgs {
     /// Folder for the checkpoints.
     #[arg(long)]
     dir: PathBuf,
+    /// Where the network is: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value_t = DeviceChoice::Cpu)]
+    device: DeviceChoice,
 }
 
 /// Measures how long training waits for a save, the save itself and the load.
@@ -39,10 +43,11 @@ pub struct CheckpointArgs {
 /// # Errors
 /// A folder that cannot be written.
 pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
+    let device = args.device.open()?;
     std::fs::create_dir_all(&args.dir).with_context(|| format!("make {}", args.dir.display()))?;
     let storage = Storage::open(&format!("file://{}", args.dir.canonicalize()?.display()))?;
     let spec = args.model.spec(224, Some(1000));
-    let model = Model::new(&spec, 0, Compute::cpu(Precision::Fp32))?;
+    let model = Model::new(&spec, 0, Compute::on(device, Precision::Fp32))?;
     let optimizer = Optimizer::new(&sgd(), &model)?;
     let mut state = model.named_tensors();
     state.extend(optimizer.named_tensors());
@@ -123,6 +128,7 @@ pub(super) fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
     }
     let load_s = started.elapsed().as_secs_f64();
     let figures = serde_json::json!({
+        "device": gpu::name(device),
         "mib": mib,
         "stall_s": super::median(stalls),
         "save_s": super::median(saves),

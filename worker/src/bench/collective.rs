@@ -4,6 +4,7 @@ use anyhow::Context;
 use tch::{Device, Kind, Tensor};
 
 use super::gang::{GangArgs, on_ranks};
+use super::gpu;
 use crate::collective::{Collective, CollectiveError};
 
 /// Arguments of `bench all-reduce` and `bench all-gather`.
@@ -30,14 +31,15 @@ pub(super) enum Measured {
 const WARM_UP: u32 = 2;
 
 pub(super) fn run(measured: Measured, args: &CollectiveArgs) -> anyhow::Result<()> {
-    on_ranks(&args.gang, |gang| {
+    on_ranks(&args.gang, |gang, device| {
         let collective = gang.gradients.as_ref();
-        let seconds = super::median(time_calls(measured, args, collective)?);
+        let seconds = super::median(time_calls(measured, args, (collective, device))?);
         if collective.rank().get() > 0 {
             return Ok(());
         }
         let figures = serde_json::json!({
             "mib": args.mib,
+            "device": gpu::name(device),
             "world": collective.world(),
             "seconds": seconds,
             "mib_per_s": f64::from(args.mib) / seconds,
@@ -49,11 +51,11 @@ pub(super) fn run(measured: Measured, args: &CollectiveArgs) -> anyhow::Result<(
 fn time_calls(
     measured: Measured,
     args: &CollectiveArgs,
-    collective: &dyn Collective,
+    (collective, device): (&dyn Collective, Device),
 ) -> anyhow::Result<Vec<f64>> {
     let elements = i64::from(args.mib) * (1 << 20) / 4;
     let mut tensor =
-        Tensor::f_ones(elements, (Kind::Float, Device::Cpu)).context("allocate the tensor")?;
+        Tensor::f_ones(elements, (Kind::Float, device)).context("allocate the tensor")?;
     let rows = vec![elements; collective.world()];
     let mut call = || -> Result<f64, CollectiveError> {
         collective.barrier()?;
@@ -62,6 +64,7 @@ fn time_calls(
             Measured::AllReduce => collective.all_reduce(&mut tensor)?,
             Measured::AllGather => drop(collective.all_gather(&tensor, &rows)?),
         }
+        collective.settle()?;
         Ok(start.elapsed().as_secs_f64())
     };
     for _ in 0..WARM_UP {

@@ -10,7 +10,11 @@ use anyhow::Context;
 use diptych_common::ids::{Attempt, Rank};
 use serde::{Deserialize, Serialize};
 
+use tch::Device;
+
+use crate::collective::nccl::{self, Id, Nccl, Rendezvous};
 use crate::collective::{Gang, tcp};
+use crate::device::{DeviceChoice, ask_driver, cuda};
 
 /// Time for all ranks to find each other.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -21,6 +25,9 @@ pub struct GangArgs {
     /// Number of ranks, each a process with one torch thread.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub world: u32,
+    /// Where the ranks compute: `cpu`, `cuda` (a GPU for each, or one GPU for many) or `cuda:N`.
+    #[arg(long, default_value_t = DeviceChoice::Cpu)]
+    pub device: DeviceChoice,
     /// This process is a rank of a gang that its parent started.
     #[arg(long, hide = true)]
     as_rank: Option<u32>,
@@ -31,6 +38,15 @@ pub struct GangArgs {
 struct Invitation {
     secret: [u8; 32],
     peers: Vec<String>,
+    /// Rank 0's, on GPUs.
+    nccl_id: Vec<u8>,
+}
+
+/// What a rank says first.
+#[derive(Serialize, Deserialize)]
+struct Greeting {
+    endpoint: String,
+    nccl_id: Vec<u8>,
 }
 
 /// A started rank; it does not outlive the parent's interest in it.
@@ -47,18 +63,42 @@ struct Process {
 /// A rank that does not start, does not connect, or fails.
 pub(super) fn on_ranks(
     args: &GangArgs,
-    body: impl FnOnce(&Gang) -> anyhow::Result<()>,
+    body: impl FnOnce(&Gang, Device) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     match args.as_rank {
-        Some(rank) => body(&join(rank, args.world)?),
-        None => lead(args.world),
+        Some(rank) => {
+            let device = place(args.device, rank)?;
+            body(&join(rank, args.world, device)?, device)
+        }
+        None => lead(args.world, args.device),
     }
 }
 
-fn join(rank: u32, world: u32) -> anyhow::Result<Gang> {
+/// A GPU for each rank as far as they go, where none is named.
+fn place(choice: DeviceChoice, rank: u32) -> anyhow::Result<Device> {
+    let choice = match choice {
+        DeviceChoice::Cuda(0) => DeviceChoice::Cuda(rank % cuda::load()?.devices.max(1)),
+        other => other,
+    };
+    Ok(choice.open()?)
+}
+
+fn join(rank: u32, world: u32, device: Device) -> anyhow::Result<Gang> {
     tch::set_num_threads(1);
     let listener = tcp::Listener::bind("127.0.0.1:0")?;
-    println!("{}", listener.endpoint());
+    let nccl = match device {
+        Device::Cuda(index) => Some((Nccl::open()?, index)),
+        _ => None,
+    };
+    let id = match &nccl {
+        Some((nccl, _)) if rank == 0 => Id::new(nccl)?.bytes().to_vec(),
+        _ => Vec::new(),
+    };
+    let greeting = Greeting {
+        endpoint: listener.endpoint(),
+        nccl_id: id,
+    };
+    println!("{}", serde_json::to_string(&greeting)?);
     let mut line = String::new();
     io::stdin()
         .read_line(&mut line)
@@ -71,20 +111,36 @@ fn join(rank: u32, world: u32) -> anyhow::Result<Gang> {
         world,
         secret: tcp::Secret::from(invitation.secret),
     };
-    Ok(listener.connect(identity, &invitation.peers, Instant::now() + CONNECT)?)
+    let (peers, deadline) = (invitation.peers, Instant::now() + CONNECT);
+    let Some((nccl, index)) = nccl else {
+        return Ok(listener.connect(identity, &peers, deadline)?);
+    };
+    let rendezvous = Rendezvous {
+        listener,
+        identity,
+        peers: &peers,
+        id: &Id::try_from(invitation.nccl_id.as_slice())?,
+        deadline,
+    };
+    Ok(nccl::connect(&nccl, index, rendezvous)?)
 }
 
-fn lead(world: u32) -> anyhow::Result<()> {
+fn lead(world: u32, device: DeviceChoice) -> anyhow::Result<()> {
     let mut ranks: Vec<Process> = (0..world)
-        .map(Process::start)
+        .map(|rank| Process::start(rank, device))
         .collect::<anyhow::Result<_>>()?;
-    let peers = ranks
+    let greetings: Vec<Greeting> = ranks
         .iter_mut()
-        .map(Process::line)
+        .map(Process::greeting)
         .collect::<anyhow::Result<_>>()?;
+    let nccl_id = greetings.first().map(|first| first.nccl_id.clone());
     let invitation = serde_json::to_string(&Invitation {
         secret: rand::random(),
-        peers,
+        peers: greetings
+            .into_iter()
+            .map(|greeting| greeting.endpoint)
+            .collect(),
+        nccl_id: nccl_id.unwrap_or_default(),
     })?;
     for rank in &mut ranks {
         writeln!(rank.stdin, "{invitation}")
@@ -101,8 +157,16 @@ fn lead(world: u32) -> anyhow::Result<()> {
 // === impl Process ===
 
 impl Process {
-    fn start(rank: u32) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+    fn start(rank: u32, device: DeviceChoice) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        if device.is_cuda() && std::env::var_os("NCCL_HOSTID").is_none() {
+            // NCCL refuses two ranks of one machine on one GPU; so they are of two machines, and talk over sockets.
+            let shared = ask_driver().is_ok_and(|driver| driver.devices <= rank);
+            if shared || device != DeviceChoice::Cuda(0) {
+                command.env("NCCL_HOSTID", format!("rank-{rank}"));
+            }
+        }
+        let mut child = command
             .args(std::env::args_os().skip(1))
             .args(["--as-rank", &rank.to_string()])
             .stdin(Stdio::piped())
@@ -122,7 +186,7 @@ impl Process {
         })
     }
 
-    fn line(&mut self) -> anyhow::Result<String> {
+    fn greeting(&mut self) -> anyhow::Result<Greeting> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         anyhow::ensure!(
@@ -130,7 +194,7 @@ impl Process {
             "rank {} ended before it listened",
             self.rank
         );
-        Ok(line.trim_end().to_owned())
+        serde_json::from_str(&line).with_context(|| format!("greeting of rank {}", self.rank))
     }
 }
 

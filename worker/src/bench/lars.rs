@@ -3,9 +3,10 @@ use std::time::Instant;
 use diptych_common::spec::{MomentumKind, OptimizerSpec, Precision, Rule, Scaling};
 use tch::no_grad;
 
+use super::gpu;
 use super::step::Network;
 use crate::collective::solo;
-use crate::device::Compute;
+use crate::device::{Compute, DeviceChoice};
 use crate::optim::{Optimizer, Pace};
 use crate::project::Model;
 use crate::reduce::Buckets;
@@ -22,6 +23,9 @@ pub struct LarsArgs {
     /// Threads of libtorch; its own choice unless given.
     #[arg(long)]
     pub threads: Option<u32>,
+    /// Where: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value_t = DeviceChoice::Cpu)]
+    pub device: DeviceChoice,
 }
 
 const WARM_UP: u32 = 2;
@@ -48,8 +52,9 @@ pub(super) fn run(args: &LarsArgs) -> anyhow::Result<()> {
     if let Some(threads) = args.threads {
         Compute::set_threads(threads);
     }
+    let device = args.device.open()?;
     let spec = args.model.spec(224, Some(1000));
-    let mut model = Model::new(&spec, 0, Compute::cpu(Precision::Fp32))?;
+    let mut model = Model::new(&spec, 0, Compute::on(device, Precision::Fp32))?;
     let gang = solo::gang();
     let buckets = Buckets::new(&model, gang.gradients.clone())?;
     tch::manual_seed(0);
@@ -64,10 +69,12 @@ pub(super) fn run(args: &LarsArgs) -> anyhow::Result<()> {
     for _ in 0..args.repeat + WARM_UP {
         let start = Instant::now();
         optimizer.commit(&mut model, &buckets, PACE)?;
+        gpu::finish(device)?;
         times.push(start.elapsed().as_secs_f64());
     }
     let figures = serde_json::json!({
         "model": args.model.name(),
+        "device": gpu::name(device),
         "params": model.parameters().iter().map(|parameter| parameter.tensor.numel()).sum::<usize>(),
         "threads": tch::get_num_threads(),
         "seconds": super::median(times.split_off(WARM_UP as usize)),

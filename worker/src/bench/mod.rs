@@ -1,6 +1,7 @@
 //! Measurements: `diptych-worker bench NAME` prints one JSON line.
 
 mod augment; // decode and two views
+mod gpu; // what a device adds to every measurement
 mod gang; // ranks as processes of their own
 mod collective; // all-reduce, all-gather
 mod nt_xent; // the contrastive loss

@@ -4,9 +4,13 @@ use anyhow::Context;
 use diptych_common::spec::NtXentSpec;
 use tch::{Device, Kind, Tensor};
 
+use super::gpu;
 use crate::collective::solo;
+use crate::device::{DeviceChoice, stream};
 use crate::gather::RowOrder;
 use crate::loss::nt_xent;
+
+const MIB: f64 = 1024.0 * 1024.0;
 
 /// Arguments of `bench nt-xent`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +27,9 @@ pub struct NtXentArgs {
     /// Threads of libtorch; its own choice unless given.
     #[arg(long)]
     pub threads: Option<u32>,
+    /// Where: `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value_t = DeviceChoice::Cpu)]
+    pub device: DeviceChoice,
 }
 
 /// Loss, gradient and metrics of one rank that holds all pairs, in fp32.
@@ -30,9 +37,10 @@ pub(super) fn run(args: &NtXentArgs) -> anyhow::Result<()> {
     if let Some(threads) = args.threads {
         crate::device::Compute::set_threads(threads);
     }
+    let device = args.device.open()?;
     tch::manual_seed(0);
     let rows = 2 * i64::from(args.pairs);
-    let u = Tensor::f_randn([rows, i64::from(args.dim)], (Kind::Float, Device::Cpu))?;
+    let u = Tensor::f_randn([rows, i64::from(args.dim)], (Kind::Float, device))?;
     let spec = NtXentSpec {
         temperature: 0.1,
         normalize: true,
@@ -40,22 +48,43 @@ pub(super) fn run(args: &NtXentArgs) -> anyhow::Result<()> {
     };
     let order = RowOrder::single(rows)?;
     let gang = solo::gang();
-    let before = peak_rss_mib()?;
+    let before = held_mib(device)?;
     let (mut times, mut loss) = (Vec::new(), 0.0);
     for _ in 0..=args.repeat {
         let start = Instant::now();
         loss = nt_xent(&u, &spec, &order, None, gang.statistics.as_ref())?.loss;
+        gpu::finish(device)?;
         times.push(start.elapsed().as_secs_f64());
     }
     let figures = serde_json::json!({
         "pairs": args.pairs,
         "dim": args.dim,
+        "device": gpu::name(device),
         "threads": tch::get_num_threads(),
         "loss": loss,
         "seconds": super::median(times.split_off(1)),
-        "peak_extra_mib": peak_rss_mib()? - before,
+        "peak_extra_mib": peak_mib(device)? - before,
     });
     super::report("nt_xent", figures)
+}
+
+/// What is held before the measurement.
+fn held_mib(device: Device) -> anyhow::Result<f64> {
+    match device {
+        Device::Cuda(index) => {
+            stream::reset_peak(index)?;
+            Ok(stream::memory(index)?.held as f64 / MIB)
+        }
+        _ => peak_rss_mib(),
+    }
+}
+
+/// The most that was held.
+fn peak_mib(device: Device) -> anyhow::Result<f64> {
+    match device {
+        Device::Cuda(index) => Ok(stream::memory(index)?.peak as f64 / MIB),
+        _ => peak_rss_mib(),
+    }
 }
 
 /// The most memory that this process ever held.

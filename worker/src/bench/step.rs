@@ -1,15 +1,16 @@
 use std::time::Instant;
 
 use clap::ValueEnum;
+use diptych_common::network::forward_flops;
 use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, NtXentSpec, Precision, Stem};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::gang::{GangArgs, on_ranks};
-use super::lars;
+use super::{gpu, lars};
 use crate::backward::{Contrastive, MicroBatch, contrastive_step};
 use crate::batch::Layout;
-use crate::collective::Gang;
-use crate::device::Compute;
+use crate::collective::{Gang, solo};
+use crate::device::{Compute, cuda, stream};
 use crate::gather::RowOrder;
 use crate::optim::Optimizer;
 use crate::project::{HeadPart, Model, ModelSpec, Reader};
@@ -27,9 +28,15 @@ pub struct StepArgs {
     /// Images per step over all ranks.
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
     pub batch: u32,
-    /// Steps measured, after two that are not.
+    /// Steps measured, after two that are not (ten on a GPU, which picks its convolutions meanwhile).
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
+    /// Batch-norm groups, held one at a time: more than one costs a second forward pass.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub groups: u32,
+    /// On a GPU in fp32: let products round their factors to TF32.
+    #[arg(long)]
+    pub tf32: bool,
     /// Precision of forward and backward.
     #[arg(long, value_enum, default_value = "fp32")]
     pub precision: Compared,
@@ -58,56 +65,78 @@ pub enum Compared {
     Bf16,
 }
 
-const WARM_UP: u32 = 2;
+/// Forward, and twice as much backward.
+const PASSES: f64 = 3.0;
+
+/// What a rank measured.
+struct Measured {
+    /// Of each step on a CPU; of all on a GPU, where the host runs ahead.
+    seconds: f64,
+    hidden: f64,
+    loss: f64,
+    peak_mib: Option<f64>,
+}
 
 /// One training step without its data: random views, NT-Xent over all ranks, LARS.
 pub(super) fn run(args: &StepArgs) -> anyhow::Result<()> {
-    on_ranks(&args.gang, |gang| {
-        let (times, hidden, loss) = measure(args, gang)?;
+    on_ranks(&args.gang, |gang, device| {
+        let alone = solo::gang();
+        let gang = if gang.world() == 1 { &alone } else { gang };
+        let measured = measure(args, gang, device)?;
         if gang.rank().get() > 0 {
             return Ok(());
         }
-        let seconds = super::median(times);
+        let seconds = measured.seconds;
+        let encoder = args.model.spec(args.image_size, None).encoder;
+        let views = 2.0 * f64::from(args.batch) / f64::from(args.gang.world);
+        let flops = PASSES * views * forward_flops(&encoder, args.image_size) as f64;
         let figures = serde_json::json!({
             "model": args.model.name(),
             "image_size": args.image_size,
             "batch": args.batch,
             "world": args.gang.world,
+            "groups": args.groups,
+            "device": gpu::name(device),
             "precision": args.precision.name(),
-            "loss": loss,
+            "tf32": args.tf32,
+            "loss": measured.loss,
             "seconds": seconds,
             "images_per_s": f64::from(args.batch) / seconds,
-            "hidden_reduce_share": super::median(hidden),
+            "views_per_s": 2.0 * f64::from(args.batch) / seconds,
+            "hidden_reduce_share": measured.hidden,
+            "mfu": gpu::share_of_peak(device, args.precision.spec(), flops / seconds),
+            "peak_device_mib": measured.peak_mib,
         });
         super::report("step", figures)
     })
 }
 
-fn measure(args: &StepArgs, gang: &Gang) -> anyhow::Result<(Vec<f64>, Vec<f64>, f64)> {
-    let layout = Layout::new(
-        args.batch,
-        Layout::usual_lanes(args.batch),
-        1,
-        args.gang.world,
-    )?;
+fn measure(args: &StepArgs, gang: &Gang, device: Device) -> anyhow::Result<Measured> {
+    let lanes = Layout::usual_lanes(args.batch);
+    let layout = Layout::new(args.batch, lanes, args.groups, args.gang.world)?;
     let order = RowOrder::of_step(&layout)?;
-    let compute = Compute::cpu(args.precision.spec());
+    if device.is_cuda() {
+        cuda::configure(args.tf32, false)?;
+    }
+    let compute = Compute::on(device, args.precision.spec());
     let mut model = Model::new(&args.model.spec(args.image_size, None), 0, compute)?;
     let mut buckets = Buckets::new(&model, gang.gradients.clone())?;
     let mut optimizer = Optimizer::new(&lars::optimizer(), &model)?;
-    let rows = i64::from(layout.images_of(gang.rank(), 0)) * 2;
     let side = i64::from(args.image_size);
     tch::manual_seed(i64::from(gang.rank().get()));
     let compute = model.compute();
-    let images = compute.place(&Tensor::f_randn(
-        [rows, 3, side, side],
-        (Kind::Float, compute.device),
-    )?)?;
-    let batches = [MicroBatch {
-        images,
-        group_rows: vec![rows],
-        labels: None,
-    }];
+    let group = |group| -> anyhow::Result<MicroBatch> {
+        let rows = i64::from(layout.images_of(gang.rank(), group)) * 2;
+        let images = Tensor::f_randn([rows, 3, side, side], (Kind::Float, device))?;
+        Ok(MicroBatch {
+            images: compute.place(&images)?,
+            group_rows: vec![rows],
+            labels: None,
+        })
+    };
+    let batches = (0..args.groups)
+        .map(group)
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let loss = NtXentSpec {
         temperature: 0.5,
         normalize: true,
@@ -119,20 +148,42 @@ fn measure(args: &StepArgs, gang: &Gang) -> anyhow::Result<(Vec<f64>, Vec<f64>, 
         queue: None,
         gang,
     };
-    let (mut times, mut hidden, mut last) = (Vec::new(), Vec::new(), f64::NAN);
-    for _ in 0..args.steps + WARM_UP {
-        let start = Instant::now();
-        let output = contrastive_step(&model, &mut buckets, &batches, &step)?;
-        optimizer.commit(&mut model, &buckets, lars::PACE)?;
-        times.push(start.elapsed().as_secs_f64());
-        hidden.push(output.reduced.hidden_share());
-        last = output.loss;
+    let warm_up = if device.is_cuda() { 10 } else { 2 };
+    let (mut times, mut hidden, mut loss) = (Vec::new(), Vec::new(), f64::NAN);
+    let mut run = |steps: u32| -> anyhow::Result<f64> {
+        gpu::finish(device)?;
+        let all = Instant::now();
+        for _ in 0..steps {
+            let start = Instant::now();
+            let output = contrastive_step(&model, &mut buckets, &batches, &step)?;
+            gang.statistics.settle()?;
+            gang.gradients.settle()?;
+            optimizer.commit(&mut model, &buckets, lars::PACE)?;
+            times.push(start.elapsed().as_secs_f64());
+            hidden.push(output.reduced.hidden_share());
+            loss = output.loss;
+        }
+        gpu::finish(device)?;
+        Ok(all.elapsed().as_secs_f64() / f64::from(steps))
+    };
+    run(warm_up)?;
+    if let Device::Cuda(index) = device {
+        stream::reset_peak(index)?;
     }
-    Ok((
-        times.split_off(WARM_UP as usize),
-        hidden.split_off(WARM_UP as usize),
-        last,
-    ))
+    let mean = run(args.steps)?;
+    let peak_mib = match device {
+        Device::Cuda(index) => Some(stream::memory(index)?.peak as f64 / f64::from(1 << 20)),
+        _ => None,
+    };
+    Ok(Measured {
+        seconds: match device {
+            Device::Cuda(_) => mean,
+            _ => super::median(times.split_off(warm_up as usize)),
+        },
+        hidden: super::median(hidden.split_off(warm_up as usize)),
+        loss,
+        peak_mib,
+    })
 }
 
 // === impl Network ===

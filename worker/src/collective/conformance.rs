@@ -4,14 +4,17 @@
 mod agreement; // disagreements are told to every rank
 mod failure; // aborts, deaths and departures free everyone
 mod values; // what comes out
+mod settled; // a backend that queues, seen by who waits for every call
+mod cuda; // the same on a GPU
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use diptych_common::ids::{Attempt, Rank};
 
-use super::{Collective, Gang, solo, tcp};
+use super::nccl::pretend::Pretend;
+use super::{Collective, CollectiveError, Gang, solo, tcp};
 
 /// Longest that any test body may take on any rank: far more than it needs on a busy machine.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -19,7 +22,13 @@ const WATCHDOG: Duration = Duration::from_secs(60);
 /// Makes the gangs of all ranks of a world; `None` if the backend has no such world.
 type Backend = fn(world: usize) -> Option<Vec<Gang>>;
 
-const BACKENDS: [(&str, Backend); 2] = [("solo", solo_gangs), ("tcp", tcp_gangs)];
+const BACKENDS: [(&str, Backend); 3] = [
+    ("solo", solo_gangs),
+    ("tcp", tcp_gangs),
+    ("nccl (a fake library)", pretend_gangs),
+];
+/// Those that have more than one rank.
+const DISTRIBUTED: [(&str, Backend); 2] = [BACKENDS[1], BACKENDS[2]];
 const WORLDS: [usize; 4] = [1, 2, 3, 4];
 
 fn solo_gangs(world: usize) -> Option<Vec<Gang>> {
@@ -27,23 +36,47 @@ fn solo_gangs(world: usize) -> Option<Vec<Gang>> {
 }
 
 fn tcp_gangs(world: usize) -> Option<Vec<Gang>> {
+    Some(connected(world, |listener, identity, peers, deadline| {
+        listener.connect(identity, peers, deadline)
+    }))
+}
+
+fn pretend_gangs(world: usize) -> Option<Vec<Gang>> {
+    static LIBRARY: OnceLock<Pretend> = OnceLock::new();
+    let pretend = LIBRARY.get_or_init(Pretend::new).clone();
+    let id = pretend.id();
+    let gangs = connected(world, move |listener, identity, peers, deadline| {
+        pretend.connect(listener, (identity, peers), &id, deadline)
+    });
+    Some(gangs.into_iter().map(settled::gang).collect())
+}
+
+/// Connects ranks over loopback, each on a thread of its own.
+fn connected(
+    world: usize,
+    connect: impl Fn(tcp::Listener, tcp::Identity, &[String], Instant) -> Result<Gang, CollectiveError>
+    + Send
+    + Sync
+    + 'static,
+) -> Vec<Gang> {
     let listeners: Vec<tcp::Listener> = (0..world)
         .map(|_| tcp::Listener::bind("127.0.0.1:0").expect("bind a loopback port"))
         .collect();
     let peers: Vec<String> = listeners.iter().map(tcp::Listener::endpoint).collect();
     let deadline = Instant::now() + WATCHDOG;
+    let connect = Arc::new(connect);
     let joins: Vec<_> = listeners
         .into_iter()
         .zip(0..)
         .map(|(listener, rank)| {
-            let peers = peers.clone();
-            thread::spawn(move || listener.connect(identity(rank, world), &peers, deadline))
+            let (peers, connect) = (peers.clone(), Arc::clone(&connect));
+            thread::spawn(move || connect(listener, identity(rank, world), &peers, deadline))
         })
         .collect();
     let connected = joins
         .into_iter()
         .map(|join| join.join().expect("no panic").expect("connect"));
-    Some(connected.collect())
+    connected.collect()
 }
 
 fn identity(rank: u32, world: usize) -> tcp::Identity {

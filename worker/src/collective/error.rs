@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use diptych_common::ids::{Attempt, Rank};
 
 use super::call::{Disagreement, Op};
+use super::nccl::NcclError;
 use super::operand::OperandProblem;
 
 /// Why a collective did not complete. The gang has failed as a whole: only a new attempt can go on.
@@ -42,6 +43,9 @@ pub enum CollectiveError {
     /// The gang could not be formed.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// NCCL is missing, or failed, and no peer is known to be the cause.
+    #[error(transparent)]
+    Nccl(Box<NcclError>),
 }
 
 /// How a rank was lost.
@@ -156,6 +160,12 @@ impl ConnectError {
             Self::Deadline { missing } => Some(missing.clone()),
             Self::Bind { .. } | Self::Shape { .. } | Self::System { .. } => None,
         }
+    }
+}
+
+impl From<NcclError> for CollectiveError {
+    fn from(error: NcclError) -> Self {
+        Self::Nccl(Box::new(error))
     }
 }
 

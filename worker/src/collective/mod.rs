@@ -1,7 +1,8 @@
 //! Collectives between the ranks of a gang: one trait, several backends, one conformance suite.
 //!
-//! Every rank of a gang makes the same calls in the same order on a channel. No rank returns from a call before
-//! every rank has entered it, so a call that returned proves that all ranks reached that point.
+//! Every rank of a gang makes the same calls in the same order on a channel. On host memory no rank returns from a call
+//! before every rank has entered it, so a call that returned proves that all ranks reached that point. On device memory
+//! calls are queued, and [`settle`](Collective::settle) is what proves it.
 
 mod error; // what a caller branches on
 mod call; // what all ranks must agree on before bytes move
@@ -9,6 +10,8 @@ mod operand; // dtype, shape and memory of a tensor, checked once
 mod sum; // the arithmetic of a reduction, on bytes
 pub mod solo; // a gang of one
 pub mod tcp; // CPU gangs: sockets
+pub mod staged; // device memory through the host's
+pub mod nccl; // CUDA gangs: NCCL, and tcp for the host's memory
 #[cfg(test)]
 mod conformance; // one suite for every backend
 
@@ -30,7 +33,9 @@ pub use operand::{Dtype, OperandProblem};
 /// after the other. There is no timeout: a lost peer is seen at once, and [`abort`](Collective::abort) frees a blocked
 /// call. After any error the whole gang has failed; every later call repeats the first error.
 ///
-/// Tensors must be dense and contiguous and live where the backend works (`tcp`: CPU).
+/// Tensors must be dense and contiguous and live where the backend works (`tcp`: the host's memory; `nccl`: also that of
+/// its device). A call on device memory is queued between the caller's operations before and after it, as if it were one
+/// of them, and its errors may come with a later call.
 pub trait Collective: Send + Sync + fmt::Debug {
     /// This process's index in the gang, `0..world`.
     fn rank(&self) -> Rank;
@@ -44,6 +49,15 @@ pub trait Collective: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`CollectiveError`]; the contents of `tensor` are then unspecified.
     fn all_reduce(&self, tensor: &mut Tensor) -> Result<(), CollectiveError>;
+
+    /// [`all_reduce`](Self::all_reduce), but the caller's later operations on the device do not wait for it: `tensor` is
+    /// not to be touched before [`join`](Self::join), which may be called by another thread.
+    ///
+    /// # Errors
+    /// As [`all_reduce`](Self::all_reduce).
+    fn begin_all_reduce(&self, tensor: &mut Tensor) -> Result<(), CollectiveError> {
+        self.all_reduce(tensor)
+    }
 
     /// Concatenates the ranks' tensors along dimension 0, in rank order. `rows_per_rank[r]` is the size of rank r's
     /// dimension 0 (shares may be uneven, or 0); the other dimensions are the same on all ranks. Carries no gradient.
@@ -64,6 +78,23 @@ pub trait Collective: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`CollectiveError`].
     fn barrier(&self) -> Result<(), CollectiveError>;
+
+    /// What this thread queues on the device from now on comes after every call made so far.
+    ///
+    /// # Errors
+    /// See [`CollectiveError`].
+    fn join(&self) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+
+    /// Returns when every call made so far has come to its end on this rank, in agreement with all others: the one place
+    /// where the host waits for the device.
+    ///
+    /// # Errors
+    /// See [`CollectiveError`].
+    fn settle(&self) -> Result<(), CollectiveError> {
+        Ok(())
+    }
 
     /// Time that calls on this channel have spent blocked because no peer was ready, since the gang was formed.
     fn waited(&self) -> Duration;

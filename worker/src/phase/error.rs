@@ -127,7 +127,7 @@ impl From<CollectiveError> for PhaseError {
             CollectiveError::Mismatch(_) | CollectiveError::Malformed { .. } => {
                 Self::Diverged(text)
             }
-            CollectiveError::Operand { .. } => Self::Internal(text),
+            CollectiveError::Operand { .. } | CollectiveError::Nccl(_) => Self::Internal(text),
         }
     }
 }
@@ -158,7 +158,9 @@ impl From<LoadError> for PhaseError {
         let text = error.to_string();
         match error {
             LoadError::Aborted => Self::Aborted(text),
-            LoadError::Threads { .. } | LoadError::Panicked { .. } => Self::Internal(text),
+            LoadError::Threads { .. } | LoadError::Memory { .. } | LoadError::Panicked { .. } => {
+                Self::Internal(text)
+            }
             LoadError::Layout(_) | LoadError::Order(_) => Self::Refused(text),
             error if error.is_transient() => Self::Storage(text),
             LoadError::Data(_) | LoadError::Labels(_) | LoadError::TooManyBad { .. } => {

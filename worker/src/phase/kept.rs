@@ -5,7 +5,7 @@ use std::rc::Rc;
 use diptych_common::checkpoint::{NetworkDescription, Preprocessing};
 use diptych_common::digest::Digest;
 use diptych_common::ids::{JobId, PhaseIndex, Rank};
-use diptych_common::spec::{Device, DistillSpec, PhaseKind, PhaseSpec, Teacher};
+use diptych_common::spec::{DistillSpec, PhaseKind, PhaseSpec, Teacher};
 use diptych_images::augment::preprocessing;
 
 use super::bad::Told;
@@ -119,13 +119,8 @@ impl Seat {
         let phase = phase.ok_or_else(|| {
             PhaseError::Internal(format!("the job has no phase {}", assignment.phase))
         })?;
-        if phase.gang.device == Device::Cuda {
-            return Err(PhaseError::Refused(format!(
-                "phase {}: this build trains on CPUs only: use `device: cpu`",
-                phase.name
-            )));
-        }
-        let compute = Compute::cpu(phase.gang.precision);
+        let compute = Compute::of_gang(&phase.gang, assignment.place.device)
+            .map_err(|error| PhaseError::Refused(format!("phase {}: {error}", phase.name)))?;
         Compute::set_threads(assignment.place.threads as u32);
         let storage = Storage::open(assignment.spec.storage())?;
         let leads = assignment.rank == Rank::new(0) && assignment.start == StartFrom::Checkpoint;

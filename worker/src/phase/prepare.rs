@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use diptych_common::digest::Digest;
-use diptych_common::ids::Step;
+use diptych_common::ids::{Rank, Step};
 use diptych_common::spec::{PhaseKind, PhaseSpec};
+use tch::Device;
 
 use super::bad::Notices;
 use super::data::Data;
@@ -20,8 +21,9 @@ use super::transfer;
 use super::{Learner, PhaseError};
 use crate::batch::order::{Shortage, Stream};
 use crate::batch::{Layout, LoadError, LoaderOptions, Source, Stop};
+use crate::collective::nccl::{self, Id, Nccl, Rendezvous};
 use crate::collective::tcp::{Identity, Listener, Secret};
-use crate::collective::{Gang, solo};
+use crate::collective::{CollectiveError, Gang, solo};
 use crate::trainer::{Assignment, Begin, Control, Ready};
 
 /// Longest that ranks may take to connect.
@@ -155,9 +157,19 @@ impl Prepared<'_> {
                 .map(Listener::endpoint)
                 .unwrap_or_default(),
             state,
-            nccl_id: Vec::new(),
+            nccl_id: self.meeting_point()?,
             data_digest: self.setup.data_digest,
         })
+    }
+
+    /// Rank 0 of a CUDA gang: where NCCL's ranks are to meet. Empty elsewhere.
+    fn meeting_point(&self) -> Result<Vec<u8>, PhaseError> {
+        let leads = self.assignment.rank == Rank::new(0) && self.listener.is_some();
+        if !leads || !self.setup.compute.device.is_cuda() {
+            return Ok(Vec::new());
+        }
+        let id = Nccl::open().and_then(|nccl| Id::new(&nccl));
+        Ok(id.map_err(CollectiveError::from)?.bytes().to_vec())
     }
 
     /// Forms the gang; an abort frees it from then on.
@@ -194,7 +206,22 @@ impl Prepared<'_> {
             .map(|peer| peer.endpoint.clone())
             .collect();
         let started = Instant::now();
-        let gang = listener.connect(identity, &peers, started + CONNECT)?;
+        let deadline = started + CONNECT;
+        let gang = match self.setup.compute.device {
+            Device::Cuda(device) => {
+                let nccl = Nccl::open().map_err(CollectiveError::from)?;
+                let id = Id::try_from(begin.nccl_id.as_slice()).map_err(CollectiveError::from)?;
+                let rendezvous = Rendezvous {
+                    listener,
+                    identity,
+                    peers: &peers,
+                    id: &id,
+                    deadline,
+                };
+                nccl::connect(&nccl, device, rendezvous)?
+            }
+            _ => listener.connect(identity, &peers, deadline)?,
+        };
         tracing::info!(took = ?started.elapsed(), "connected");
         Ok(gang)
     }
@@ -309,6 +336,7 @@ impl Prepared<'_> {
             groups_at_once: phase.micro_batch_groups,
             max_bad_images: phase.max_bad_images,
             threads: self.assignment.place.threads,
+            pinned: self.setup.compute.device.is_cuda(),
             ahead: AHEAD,
             steps: self.learner.step.get()..self.learner.total().get(),
         };

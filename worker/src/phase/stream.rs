@@ -64,7 +64,9 @@ impl Batches {
                 .zip(&self.group_rows)
                 .map(|(rows, group_rows)| {
                     Ok(MicroBatch {
-                        images: self.compute.place(&rows.images)?,
+                        images: self
+                            .compute
+                            .place(&rows.images.views(self.compute.device)?)?,
                         group_rows: group_rows.clone(),
                         labels: rows
                             .labels

@@ -229,6 +229,11 @@ impl<'a> Session<'a> {
             let (task, buckets) = (&mut self.run.task, &mut self.buckets);
             let found = task.step(learner, buckets, &rows.rows, &self.gang);
             values = found.map_err(|error| learner.give_up(error))?;
+            // The host's one wait for the device: a collective that did not come to its end must not pass for numbers
+            // that are not finite.
+            for channel in [&self.gang.statistics, &self.gang.gradients] {
+                channel.settle()?;
+            }
         }
         if let Some((tensor, _)) = values.iter().find(|(_, value)| !value.is_finite()) {
             return Err(PhaseError::NonFinite {

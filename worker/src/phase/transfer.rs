@@ -61,6 +61,7 @@ pub fn from(
             }
         }
     }
+    channel.settle()?;
     let named = state.iter().zip(flat.drain(..)).map(|(own, bytes)| {
         let kind = own.tensor.kind();
         Ok(NamedTensor {

@@ -168,6 +168,7 @@ impl Buckets {
         self.shared.send(Work::Report);
         let (started, before) = (Instant::now(), self.channel.waited());
         let total = reports.recv().unwrap_or(Err(CollectiveError::Aborted))?;
+        self.channel.join()?;
         let blocked = self.channel.waited().saturating_sub(before);
         self.waited += blocked.min(started.elapsed());
         Ok(Reduced {
@@ -260,7 +261,7 @@ fn sum_in_order(
                 while next < flat.len() && full[next] {
                     let started = Instant::now();
                     outcome = outcome.and_then(|total| {
-                        channel.all_reduce(&mut flat[next])?;
+                        channel.begin_all_reduce(&mut flat[next])?;
                         Ok(total + started.elapsed())
                     });
                     next += 1;

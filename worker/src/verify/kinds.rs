@@ -16,8 +16,7 @@ use crate::loss::{cross_entropy, distillation, nt_xent};
 use crate::optim::Schedule;
 
 /// Runs one case of a kind; files that it names are in `folder`.
-pub(super) fn check(kind: &str, case: &Value, folder: &Path) -> anyhow::Result<()> {
-    let case = Case(case);
+pub(super) fn check(kind: &str, case: Case<'_>, folder: &Path) -> anyhow::Result<()> {
     match kind {
         "nt_xent" => contrastive(case, None),
         "nt_xent_memory" => contrastive(case, Some(case.tensor("queue")?)),
@@ -90,7 +89,10 @@ fn lars(case: Case<'_>) -> anyhow::Result<()> {
         bail!("steps is no list")
     };
     for (index, step) in steps.iter().enumerate() {
-        let step = Case(step);
+        let step = Case {
+            value: step,
+            ..case
+        };
         let gradients = [step.tensor("grad")?];
         let tensors = StepTensors {
             weights: &weights,

@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Deserialize;
 use serde_json::Value;
+use tch::Device;
 
+use number::Case;
 pub(crate) use ranks::{on_ranks, rank_gangs};
 
 /// How many cases ended how.
@@ -36,12 +38,12 @@ struct File {
     cases: Vec<Value>,
 }
 
-/// Runs every case of every `*.json` file of a folder, in the order of their names. Writes a line for each kind and
+/// Runs every case of every `*.json` file of a folder on a device, in the order of their names. Writes a line for each kind and
 /// for each case that fails, and the summary last.
 ///
 /// # Errors
 /// A folder or file that cannot be read or is not in the format, by name.
-pub fn run(folder: &Path, out: &mut impl Write) -> anyhow::Result<Summary> {
+pub fn run(folder: &Path, device: Device, out: &mut impl Write) -> anyhow::Result<Summary> {
     let mut total = Summary::default();
     let files = golden_files(folder)?;
     anyhow::ensure!(!files.is_empty(), "{}: no *.json files", folder.display());
@@ -49,7 +51,7 @@ pub fn run(folder: &Path, out: &mut impl Write) -> anyhow::Result<Summary> {
         let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let file: File =
             serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
-        let summary = run_file(&file, folder, out)?;
+        let summary = run_file(&file, (folder, device), out)?;
         total.passed += summary.passed;
         total.failed += summary.failed;
     }
@@ -73,10 +75,21 @@ fn golden_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn run_file(file: &File, folder: &Path, out: &mut impl Write) -> anyhow::Result<Summary> {
+fn run_file(
+    file: &File,
+    (folder, device): (&Path, Device),
+    out: &mut impl Write,
+) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
     for (index, case) in file.cases.iter().enumerate() {
-        match kinds::check(&file.kind, case, folder) {
+        match kinds::check(
+            &file.kind,
+            Case {
+                value: case,
+                device,
+            },
+            folder,
+        ) {
             Ok(()) => summary.passed += 1,
             Err(error) => {
                 summary.failed += 1;

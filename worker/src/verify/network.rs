@@ -65,7 +65,7 @@ pub(super) fn selective(case: Case<'_>) -> anyhow::Result<()> {
         squeeze: part("squeeze", shape("squeeze")?, (1, 1)),
         expand: part("expand", shape("expand")?, (1, 1)).conv,
     };
-    let mut build = Build::new(0, Compute::cpu(Precision::Fp64));
+    let mut build = Build::new(0, Compute::on(case.device, Precision::Fp64));
     let kernel = SelectiveKernel::new(&mut build, &layer)?;
     let (parameters, _) = build.finish();
     for (name, field) in weights {

@@ -5,7 +5,7 @@ use tch::{Tensor, no_grad};
 
 use super::number::{Case, values};
 use super::{on_ranks, rank_gangs};
-use crate::collective::Gang;
+use crate::collective::{Gang, staged};
 use crate::device::{Compute, shim};
 use crate::encode::{BatchNorm, Build, DECAY, EPS, Mode, TrainMode};
 
@@ -55,8 +55,9 @@ pub(super) fn check(case: Case<'_>) -> anyhow::Result<()> {
         });
         start += rows;
     }
-    let gangs = rank_gangs(shards.len())?;
-    let ranks = on_ranks(gangs.into_iter().zip(shares).collect(), |(gang, share)| {
+    // All ranks share the device, where it is one: NCCL would refuse them.
+    let gangs = rank_gangs(shards.len())?.into_iter().map(staged::gang);
+    let ranks = on_ranks(gangs.zip(shares).collect(), |(gang, share)| {
         run(&gang, &share)
     })?;
 
@@ -78,7 +79,7 @@ pub(super) fn check(case: Case<'_>) -> anyhow::Result<()> {
 }
 
 fn run(gang: &Gang, share: &Share) -> anyhow::Result<Found> {
-    let mut build = Build::new(0, Compute::cpu(Precision::Fp64));
+    let mut build = Build::new(0, Compute::on(share.x.device(), Precision::Fp64));
     let mut norm = BatchNorm::new(&mut build, "bn", share.gamma.size()[0], 1.0)?;
     let (parameters, statistics) = build.finish();
     no_grad(|| -> anyhow::Result<()> {

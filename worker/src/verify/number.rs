@@ -1,5 +1,5 @@
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Relative tolerance.
 const TOLERANCE: f64 = 1e-9;
@@ -8,14 +8,18 @@ const SMALLEST: f64 = 1e-3;
 
 /// The numbers of one case.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Case<'a>(pub(super) &'a Value);
+pub(super) struct Case<'a> {
+    pub(super) value: &'a Value,
+    /// Where it is computed.
+    pub(super) device: Device,
+}
 
 // === impl Case ===
 
 impl Case<'_> {
     /// One field.
     pub(super) fn get(&self, field: &str) -> anyhow::Result<&Value> {
-        self.0
+        self.value
             .get(field)
             .ok_or_else(|| anyhow::anyhow!("field {field} is missing"))
     }
@@ -48,7 +52,7 @@ impl Case<'_> {
         Ok(numbers)
     }
 
-    /// A field that is nested lists of numbers, in f64.
+    /// A field that is nested lists of numbers, in f64 on the device.
     pub(super) fn tensor(&self, field: &str) -> anyhow::Result<Tensor> {
         let mut shape = Vec::new();
         let mut value = self.get(field)?;
@@ -64,7 +68,8 @@ impl Case<'_> {
             shape.iter().product::<i64>() == numbers.len() as i64,
             "{field} has rows of different lengths"
         );
-        Ok(Tensor::f_from_slice(&numbers)?.f_view(shape.as_slice())?)
+        let tensor = Tensor::f_from_slice(&numbers)?.f_view(shape.as_slice())?;
+        Ok(tensor.f_to_device(self.device)?)
     }
 
     /// Compares with the answer of that name.
@@ -98,6 +103,7 @@ pub(super) fn values(tensor: &Tensor) -> anyhow::Result<Vec<f64>> {
     Ok(Vec::<f64>::try_from(
         tensor
             .f_detach()?
+            .f_to_device(Device::Cpu)?
             .f_to_kind(Kind::Double)?
             .f_flatten(0, -1)?,
     )?)

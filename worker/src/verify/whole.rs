@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use diptych_common::import;
 use diptych_common::spec::{EncoderSpec, Precision};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::number::Case;
 use crate::checkpoint::load;
@@ -37,7 +37,8 @@ pub(super) fn check(case: Case<'_>, folder: &Path) -> anyhow::Result<()> {
     let (_, tensors) = import::tensors(&Bytes::from(bytes), Some(&path))?;
     let file = File(load::to_tensors(&tensors)?);
 
-    let mut model = Model::new(&spec(encoder, &file)?, 0, Compute::cpu(Precision::Fp64))?;
+    let compute = Compute::on(case.device, Precision::Fp64);
+    let mut model = Model::new(&spec(encoder, &file)?, 0, compute)?;
     model.load(&file.under("state."), |_| true)?;
     let images = model.compute().place(file.get("images")?)?;
     let evaluated = no_grad(|| model.forward(&images, Mode::Eval))?;
@@ -112,7 +113,10 @@ impl File {
             got.size(),
             expected.size()
         );
-        let got = got.f_detach()?.f_to_kind(Kind::Double)?;
+        let got = got
+            .f_detach()?
+            .f_to_device(Device::Cpu)?
+            .f_to_kind(Kind::Double)?;
         let (gap, size) = (norm(&got.f_sub(expected)?)?, norm(expected)?);
         let near = gap <= TOLERANCE * size.max(floor);
         anyhow::ensure!(near, "{name} differs by {gap:e} in norm, of {size:e}");

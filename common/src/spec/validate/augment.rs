@@ -3,6 +3,7 @@
 use super::super::draft::AugmentDraft;
 use super::super::{
     AugmentSpec, BlurSigma, Brightness, ColorOrder, ColorSpec, Implementation, Interpolation,
+    ViewsOn,
 };
 use super::check::{At, Check};
 
@@ -77,6 +78,11 @@ pub(super) fn augment(
             &at.field("crop_aspect"),
             draft.crop_aspect.unwrap_or([0.75, 4.0 / 3.0]),
             10.0,
+        ),
+        place: check.choice(
+            &at.field("place"),
+            draft.place.as_deref().unwrap_or("host"),
+            &[("host", ViewsOn::Host), ("device", ViewsOn::Device)],
         ),
         flip: draft.flip.unwrap_or(true),
         color: (strength > 0.0).then_some(color),

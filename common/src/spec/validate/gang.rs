@@ -89,12 +89,22 @@ pub(super) fn gang(check: &mut Check, at: &At, resources: Resources<'_>, layout:
     let (spares_at, spares) = resources.field(at, "spares", |r| r.spares);
     let spares = spares.unwrap_or(0);
     check.count(&spares_at, spares, 0, MAX_SPARES);
+    let (tf32_at, tf32) = resources.field(at, "tf32", |r| r.tf32);
+    let tf32 = tf32.unwrap_or(false);
+    check.require(
+        &tf32_at,
+        !tf32 || (device == Device::Cuda && precision == Precision::Fp32),
+        || "TF32 is for `device: cuda` with `precision: fp32`".to_owned(),
+    );
+    let (_, deterministic) = resources.field(at, "deterministic", |r| r.deterministic);
     Gang {
         device,
         min,
         max,
         spares,
         precision,
+        tf32,
+        deterministic: deterministic.unwrap_or(false),
     }
 }
 

@@ -35,7 +35,7 @@ struct Taps {
 
 /// One axis.
 #[derive(Debug, Default)]
-struct Axis {
+pub(super) struct Axis {
     taps: Vec<Taps>,
     weights: Vec<f32>,
 }
@@ -105,7 +105,12 @@ fn horizontal(source: &[u8], columns: &Axis, side: usize, target: &mut [f32]) {
 // === impl Axis ===
 
 impl Axis {
-    fn lay(&mut self, length: usize, side: usize, filter: &Filter) {
+    /// Of each output pixel: the first place that it reads, and the weights from there on.
+    pub(super) fn pixels(&self) -> impl Iterator<Item = (usize, &[f32])> {
+        self.taps.iter().map(|taps| (taps.first, self.of(taps)))
+    }
+
+    pub(super) fn lay(&mut self, length: usize, side: usize, filter: &Filter) {
         self.taps.clear();
         self.weights.clear();
         let scale = length as f64 / side as f64;

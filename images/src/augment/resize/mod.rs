@@ -2,12 +2,15 @@
 
 mod tensorflow; // bicubic, four taps, not antialiased
 mod antialiased; // torchvision's filters
+mod axis; // the weights alone, for who does the sums elsewhere
 
 use diptych_common::spec::Resampling;
 
 use crate::decode::Image;
 
 use super::CropBox;
+
+pub use axis::{Axis, axis};
 
 /// What becomes the view.
 #[derive(Debug, Clone, Copy)]

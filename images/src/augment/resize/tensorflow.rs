@@ -7,9 +7,9 @@ use super::{Cut, keys};
 
 /// Where one output pixel takes its values: four taps and their weights.
 #[derive(Debug, Clone, Copy)]
-struct Taps {
-    index: [usize; 4],
-    weight: [f32; 4],
+pub(super) struct Taps {
+    pub(super) index: [usize; 4],
+    pub(super) weight: [f32; 4],
 }
 
 /// Buffers that are kept between images.
@@ -79,7 +79,7 @@ fn horizontal(source: &[u8], columns: &[Taps], side: usize, target: &mut [f32]) 
     }
 }
 
-fn taps(length: usize, side: usize, all: &mut Vec<Taps>) {
+pub(super) fn taps(length: usize, side: usize, all: &mut Vec<Taps>) {
     let scale = length as f64 / side as f64;
     all.clear();
     all.extend((0..side).map(|place| {

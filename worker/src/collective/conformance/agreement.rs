@@ -1,8 +1,8 @@
 use diptych_common::ids::Rank;
 use tch::{Device, Kind, Tensor};
 
-use super::{on_ranks, rank_of, tcp_gangs};
-use crate::collective::{Collective, CollectiveError, OperandProblem, solo};
+use super::{DISTRIBUTED, on_ranks, rank_of};
+use crate::collective::{Collective, CollectiveError, OperandProblem};
 
 type CallOn = fn(&dyn Collective) -> Result<(), CollectiveError>;
 
@@ -74,29 +74,31 @@ const DISAGREEMENTS: [(&str, CallOn, CallOn); 9] = [
 
 #[test]
 fn every_rank_hears_of_a_disagreement() {
-    for world in [2, 3, 4] {
-        for (what, most, last) in DISAGREEMENTS {
-            let gangs = tcp_gangs(world).expect("tcp has every world");
-            let errors = on_ranks(what, gangs, move |gang| {
-                let collective = gang.gradients.as_ref();
-                let call = if rank_of(collective) + 1 == world as i64 {
-                    last
-                } else {
-                    most
-                };
-                let error = call(collective).expect_err("the ranks disagree");
-                assert_eq!(
-                    gang.statistics.barrier(),
-                    Err(error.clone()),
-                    "a failed gang stays failed"
-                );
-                error
-            });
-            for (rank, error) in errors.iter().enumerate() {
-                assert!(
-                    matches!(error, CollectiveError::Mismatch(_)),
-                    "{what}, world {world}, rank {rank}: {error}"
-                );
+    for (_, gangs_of) in DISTRIBUTED {
+        for world in [2, 3, 4] {
+            for (what, most, last) in DISAGREEMENTS {
+                let gangs = gangs_of(world).expect("it has every world");
+                let errors = on_ranks(what, gangs, move |gang| {
+                    let collective = gang.gradients.as_ref();
+                    let call = if rank_of(collective) + 1 == world as i64 {
+                        last
+                    } else {
+                        most
+                    };
+                    let error = call(collective).expect_err("the ranks disagree");
+                    assert_eq!(
+                        gang.statistics.barrier(),
+                        Err(error.clone()),
+                        "a failed gang stays failed"
+                    );
+                    error
+                });
+                for (rank, error) in errors.iter().enumerate() {
+                    assert!(
+                        matches!(error, CollectiveError::Mismatch(_)),
+                        "{what}, world {world}, rank {rank}: {error}"
+                    );
+                }
             }
         }
     }
@@ -104,41 +106,45 @@ fn every_rank_hears_of_a_disagreement() {
 
 #[test]
 fn a_missed_call_is_a_disagreement_about_the_sequence() {
-    let gangs = tcp_gangs(3).expect("tcp has every world");
-    let errors = on_ranks("sequence", gangs, |gang| {
-        let collective = gang.statistics.as_ref();
-        // Ranks 0 and 1 reduce and then meet; rank 2 forgets the reduction.
-        if rank_of(collective) < 2 {
-            reduce(collective, &[1], Kind::Float).and_then(|()| collective.barrier())
-        } else {
-            collective.barrier()
-        }
-    });
-    assert!(
-        errors
-            .iter()
-            .all(|error| matches!(error, Err(CollectiveError::Mismatch(_)))),
-        "{errors:?}"
-    );
+    for (_, gangs_of) in DISTRIBUTED {
+        let gangs = gangs_of(3).expect("it has every world");
+        let errors = on_ranks("sequence", gangs, |gang| {
+            let collective = gang.statistics.as_ref();
+            // Ranks 0 and 1 reduce and then meet; rank 2 forgets the reduction.
+            if rank_of(collective) < 2 {
+                reduce(collective, &[1], Kind::Float).and_then(|()| collective.barrier())
+            } else {
+                collective.barrier()
+            }
+        });
+        assert!(
+            errors
+                .iter()
+                .all(|error| matches!(error, Err(CollectiveError::Mismatch(_)))),
+            "{errors:?}"
+        );
+    }
 }
 
 #[test]
 fn a_disagreement_names_both_calls() {
-    let gangs = tcp_gangs(2).expect("tcp has every world");
-    let errors = on_ranks("text", gangs, |gang| {
-        reduce(
-            gang.gradients.as_ref(),
-            &[3, 4 + i64::from(gang.rank().get())],
-            Kind::Float,
-        )
-    });
-    for error in errors {
-        let text = error.expect_err("the ranks disagree").to_string();
-        for part in [
-            "rank 0 made call 0, all_reduce of f32 [3, 4]",
-            "rank 1 made call 0, all_reduce of f32 [3, 5]",
-        ] {
-            assert!(text.contains(part), "{text}");
+    for (_, gangs_of) in DISTRIBUTED {
+        let gangs = gangs_of(2).expect("it has every world");
+        let errors = on_ranks("text", gangs, |gang| {
+            reduce(
+                gang.gradients.as_ref(),
+                &[3, 4 + i64::from(gang.rank().get())],
+                Kind::Float,
+            )
+        });
+        for error in errors {
+            let text = error.expect_err("the ranks disagree").to_string();
+            for part in [
+                "rank 0 made call 0, all_reduce of f32 [3, 4]",
+                "rank 1 made call 0, all_reduce of f32 [3, 5]",
+            ] {
+                assert!(text.contains(part), "{text}");
+            }
         }
     }
 }
@@ -179,10 +185,9 @@ fn operands_that_cannot_travel_are_refused_by_every_backend() {
         ),
     ];
     for (call, expected) in refused {
-        for gang in [
-            solo::gang(),
-            tcp_gangs(1).expect("tcp has every world").remove(0),
-        ] {
+        let alone =
+            |(_, gangs_of): (_, super::Backend)| gangs_of(1).expect("it has every world").remove(0);
+        for gang in super::BACKENDS.map(alone) {
             match call(gang.gradients.as_ref()) {
                 Err(CollectiveError::Operand { problem, .. }) => {
                     assert!(expected(&problem), "{problem}")

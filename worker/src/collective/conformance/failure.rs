@@ -3,7 +3,7 @@ use std::thread;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{everywhere, on_ranks, rank_of, tcp_gangs};
+use super::{DISTRIBUTED, everywhere, on_ranks, rank_of};
 use crate::collective::{Collective, CollectiveError, LossCause};
 
 type CallOn = fn(&dyn Collective) -> Result<(), CollectiveError>;
@@ -44,33 +44,35 @@ fn abort_fails_every_later_call_of_both_channels() {
 
 #[test]
 fn abort_from_another_thread_frees_the_ranks_blocked_in_a_call() {
-    for world in [2, 3, 4] {
-        for call in BLOCKING {
-            let gangs = tcp_gangs(world).expect("tcp has every world");
-            // The last rank never calls: without the abort the others wait for ever.
-            let results = on_ranks("abort", gangs, move |gang| {
-                if rank_of(gang.gradients.as_ref()) + 1 < world as i64 {
-                    return Some(call(gang.gradients.as_ref()));
-                }
-                let handle = gang.abort.clone();
-                thread::spawn(move || handle.abort())
-                    .join()
-                    .expect("no panic");
-                None
-            });
-            let aborted = CollectiveError::PeerLost {
-                rank: diptych_common::ids::Rank::new(world as u32 - 1),
-                cause: LossCause::Aborted,
-            };
-            for error in results.into_iter().flatten() {
-                match error.expect_err("the gang was aborted") {
-                    CollectiveError::PeerLost {
-                        rank,
-                        cause: LossCause::ReportedBy(_),
-                    } => {
-                        assert_eq!(rank.get() as usize, world - 1);
+    for (_, gangs_of) in DISTRIBUTED {
+        for world in [2, 3, 4] {
+            for call in BLOCKING {
+                let gangs = gangs_of(world).expect("it has every world");
+                // The last rank never calls: without the abort the others wait for ever.
+                let results = on_ranks("abort", gangs, move |gang| {
+                    if rank_of(gang.gradients.as_ref()) + 1 < world as i64 {
+                        return Some(call(gang.gradients.as_ref()));
                     }
-                    error => assert_eq!(error, aborted),
+                    let handle = gang.abort.clone();
+                    thread::spawn(move || handle.abort())
+                        .join()
+                        .expect("no panic");
+                    None
+                });
+                let aborted = CollectiveError::PeerLost {
+                    rank: diptych_common::ids::Rank::new(world as u32 - 1),
+                    cause: LossCause::Aborted,
+                };
+                for error in results.into_iter().flatten() {
+                    match error.expect_err("the gang was aborted") {
+                        CollectiveError::PeerLost {
+                            rank,
+                            cause: LossCause::ReportedBy(_),
+                        } => {
+                            assert_eq!(rank.get() as usize, world - 1);
+                        }
+                        error => assert_eq!(error, aborted),
+                    }
                 }
             }
         }
@@ -79,74 +81,59 @@ fn abort_from_another_thread_frees_the_ranks_blocked_in_a_call() {
 
 #[test]
 fn the_aborting_rank_itself_is_freed() {
-    for call in BLOCKING {
-        let gangs = tcp_gangs(2).expect("tcp has every world");
-        let entered = Arc::new(Barrier::new(2));
-        let results = on_ranks("own abort", gangs, move |gang| {
-            if rank_of(gang.gradients.as_ref()) == 1 {
-                // Holds its end open until rank 0 is free.
-                entered.wait();
-                return None;
-            }
-            let handle = gang.abort.clone();
-            let aborter = thread::spawn(move || handle.abort());
-            let result = call(gang.gradients.as_ref());
-            aborter.join().expect("no panic");
-            entered.wait();
-            Some(result)
-        });
-        assert_eq!(results[0], Some(Err(CollectiveError::Aborted)));
-    }
-}
-
-#[test]
-fn abort_in_the_middle_of_a_stream_frees_everyone() {
-    for world in [2, 4] {
-        let gangs = tcp_gangs(world).expect("tcp has every world");
-        let results = on_ranks("stream", gangs, move |gang| {
-            if gang.rank().get() == 1 {
-                let handle = gang.abort.clone();
-                let statistics = Arc::clone(&gang.statistics);
-                thread::spawn(move || {
-                    // All ranks are streaming by now.
-                    let met = statistics.barrier();
-                    handle.abort();
-                    met
-                });
-            } else {
-                let statistics = Arc::clone(&gang.statistics);
-                thread::spawn(move || statistics.barrier());
-            }
-            loop {
-                if let Err(error) = gang.gradients.all_reduce(&mut ones(200_000)) {
-                    return error;
+    for (_, gangs_of) in DISTRIBUTED {
+        for call in BLOCKING {
+            let gangs = gangs_of(2).expect("it has every world");
+            let entered = Arc::new(Barrier::new(2));
+            let results = on_ranks("own abort", gangs, move |gang| {
+                if rank_of(gang.gradients.as_ref()) == 1 {
+                    // Holds its end open until rank 0 is free.
+                    entered.wait();
+                    return None;
                 }
-            }
-        });
-        for (rank, error) in results.iter().enumerate() {
-            let expected =
-                matches!(error, CollectiveError::PeerLost { rank, .. } if rank.get() == 1);
-            assert!(
-                expected || (rank == 1 && *error == CollectiveError::Aborted),
-                "rank {rank}: {error}"
-            );
+                let handle = gang.abort.clone();
+                let aborter = thread::spawn(move || handle.abort());
+                let result = call(gang.gradients.as_ref());
+                aborter.join().expect("no panic");
+                entered.wait();
+                Some(result)
+            });
+            assert_eq!(results[0], Some(Err(CollectiveError::Aborted)));
         }
     }
 }
 
 #[test]
-fn a_rank_that_leaves_while_it_is_needed_is_named() {
-    for world in [2, 3, 4] {
-        for call in BLOCKING {
-            let gangs = tcp_gangs(world).expect("tcp has every world");
-            let results = on_ranks("leave", gangs, move |gang| {
-                (gang.rank().get() != 0).then(|| call(gang.gradients.as_ref()))
+fn abort_in_the_middle_of_a_stream_frees_everyone() {
+    for (_, gangs_of) in DISTRIBUTED {
+        for world in [2, 4] {
+            let gangs = gangs_of(world).expect("it has every world");
+            let results = on_ranks("stream", gangs, move |gang| {
+                if gang.rank().get() == 1 {
+                    let handle = gang.abort.clone();
+                    let statistics = Arc::clone(&gang.statistics);
+                    thread::spawn(move || {
+                        // All ranks are streaming by now.
+                        let met = statistics.barrier();
+                        handle.abort();
+                        met
+                    });
+                } else {
+                    let statistics = Arc::clone(&gang.statistics);
+                    thread::spawn(move || statistics.barrier());
+                }
+                loop {
+                    if let Err(error) = gang.gradients.all_reduce(&mut ones(200_000)) {
+                        return error;
+                    }
+                }
             });
-            for error in results.into_iter().flatten() {
-                let error = error.expect_err("rank 0 has left");
+            for (rank, error) in results.iter().enumerate() {
+                let expected =
+                    matches!(error, CollectiveError::PeerLost { rank, .. } if rank.get() == 1);
                 assert!(
-                    matches!(error, CollectiveError::PeerLost { rank, .. } if rank.get() == 0),
-                    "{error}"
+                    expected || (rank == 1 && *error == CollectiveError::Aborted),
+                    "rank {rank}: {error}"
                 );
             }
         }
@@ -154,39 +141,64 @@ fn a_rank_that_leaves_while_it_is_needed_is_named() {
 }
 
 #[test]
+fn a_rank_that_leaves_while_it_is_needed_is_named() {
+    for (_, gangs_of) in DISTRIBUTED {
+        for world in [2, 3, 4] {
+            for call in BLOCKING {
+                let gangs = gangs_of(world).expect("it has every world");
+                let results = on_ranks("leave", gangs, move |gang| {
+                    (gang.rank().get() != 0).then(|| call(gang.gradients.as_ref()))
+                });
+                for error in results.into_iter().flatten() {
+                    let error = error.expect_err("rank 0 has left");
+                    assert!(
+                        matches!(error, CollectiveError::PeerLost { rank, .. } if rank.get() == 0),
+                        "{error}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_rank_may_leave_after_its_last_call_while_others_still_finish_it() {
-    for world in [2, 3, 4] {
-        for round in 0..10 {
-            let gangs = tcp_gangs(world).expect("tcp has every world");
-            let results = on_ranks("goodbye", gangs, move |gang| {
-                let mut tensor = ones(30_000 * (round % 3) + 5);
-                gang.gradients
-                    .all_reduce(&mut tensor)
-                    .map(|()| tensor.double_value(&[0]))
-            });
-            assert!(
-                results.iter().all(|result| *result == Ok(world as f64)),
-                "{results:?}"
-            );
+    for (_, gangs_of) in DISTRIBUTED {
+        for world in [2, 3, 4] {
+            for round in 0..10 {
+                let gangs = gangs_of(world).expect("it has every world");
+                let results = on_ranks("goodbye", gangs, move |gang| {
+                    let mut tensor = ones(30_000 * (round % 3) + 5);
+                    gang.gradients
+                        .all_reduce(&mut tensor)
+                        .map(|()| tensor.double_value(&[0]))
+                });
+                assert!(
+                    results.iter().all(|result| *result == Ok(world as f64)),
+                    "{results:?}"
+                );
+            }
         }
     }
 }
 
 #[test]
 fn a_refused_operand_fails_the_gang_instead_of_leaving_the_others_waiting() {
-    let gangs = tcp_gangs(3).expect("tcp has every world");
-    let results = on_ranks("refused", gangs, |gang| {
-        if gang.rank().get() == 1 {
-            let mut sparse = ones(4).view([2, 2]).transpose(0, 1);
-            return gang.gradients.all_reduce(&mut sparse);
-        }
-        gang.gradients.all_reduce(&mut ones(4).view([2, 2]))
-    });
-    for (rank, result) in results.into_iter().enumerate() {
-        match result.expect_err("rank 1 was refused") {
-            CollectiveError::Operand { .. } => assert_eq!(rank, 1),
-            CollectiveError::PeerLost { rank: lost, .. } => assert_eq!(lost.get(), 1),
-            error => panic!("rank {rank}: {error}"),
+    for (_, gangs_of) in DISTRIBUTED {
+        let gangs = gangs_of(3).expect("it has every world");
+        let results = on_ranks("refused", gangs, |gang| {
+            if gang.rank().get() == 1 {
+                let mut sparse = ones(4).view([2, 2]).transpose(0, 1);
+                return gang.gradients.all_reduce(&mut sparse);
+            }
+            gang.gradients.all_reduce(&mut ones(4).view([2, 2]))
+        });
+        for (rank, result) in results.into_iter().enumerate() {
+            match result.expect_err("rank 1 was refused") {
+                CollectiveError::Operand { .. } => assert_eq!(rank, 1),
+                CollectiveError::PeerLost { rank: lost, .. } => assert_eq!(lost.get(), 1),
+                error => panic!("rank {rank}: {error}"),
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use nix::poll::PollFlags;
 
 use super::channel::Channel;
 use super::handshake::{self, Accepted, Dialled, Identity, LinkUse};
+use super::ledger::Ledger;
 use super::shared::Shared;
 use crate::collective::{AbortHandle, Collective, CollectiveError, ConnectError, Gang};
 
@@ -50,6 +51,7 @@ struct Helper {
     shared: Weak<Shared>,
     events: Sender<Event>,
     handshakes: Arc<AtomicUsize>,
+    uses: &'static [LinkUse],
 }
 
 /// The links that stand so far, by rank and use.
@@ -105,6 +107,42 @@ impl Listener {
         deadline: Instant,
     ) -> Result<Gang, CollectiveError> {
         let abort = self.abort_handle();
+        let rank = identity.rank;
+        let (mut links, shared) =
+            self.link(identity, (peers, LinkUse::WITHOUT_LEDGER), deadline)?;
+        Ok(links.gang(&shared, rank, abort))
+    }
+
+    /// [`connect`](Self::connect), for a backend that moves device memory itself: the gang takes host memory.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub(in crate::collective) fn connect_with_ledger(
+        self,
+        identity: Identity,
+        peers: &[String],
+        deadline: Instant,
+    ) -> Result<(Gang, Ledger), CollectiveError> {
+        let abort = self.abort_handle();
+        let rank = identity.rank;
+        let (mut links, shared) = self.link(identity, (peers, &LinkUse::ALL), deadline)?;
+        let gang = links.gang(&shared, rank, abort);
+        let made = Ledger::new(Arc::clone(&shared), rank, links.take(LinkUse::Ledger));
+        let ledger = made.map_err(|error| {
+            let what = "make a pair of sockets";
+            let detail = error.to_string();
+            shared.fail(ConnectError::System { what, detail }.into())
+        })?;
+        Ok((gang, ledger))
+    }
+
+    /// All links of these uses to every peer.
+    fn link(
+        self,
+        identity: Identity,
+        (peers, uses): (&[String], &'static [LinkUse]),
+        deadline: Instant,
+    ) -> Result<(Links, Arc<Shared>), CollectiveError> {
         let Self { socket, shared, .. } = self;
         let Identity { rank, world, .. } = identity;
         if rank.get() >= world || peers.len() != world as usize {
@@ -123,10 +161,14 @@ impl Listener {
             shared: Arc::downgrade(&shared),
             events: sender,
             handshakes,
+            uses,
         };
-        let links = link_all(&socket, &shared, &helper, &events, peers)
-            .and_then(|links| links.into_gang(&shared, rank, abort));
-        links.map_err(|error| shared.fail(error))
+        let linked = link_all(&socket, &shared, &helper, &events, peers)
+            .and_then(|links| links.ready(&shared, rank));
+        match linked {
+            Ok(links) => Ok((links, shared)),
+            Err(error) => Err(shared.fail(error)),
+        }
     }
 }
 
@@ -147,7 +189,7 @@ fn link_all(
     }
     let mut links = Links::new(peers.len());
     loop {
-        let missing = links.missing(rank);
+        let missing = links.missing(rank, helper.uses);
         if missing.is_empty() {
             return Ok(links);
         }
@@ -215,9 +257,9 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), Conne
 // === impl Helper ===
 
 impl Helper {
-    /// Makes the three links to a lower rank.
+    /// Makes the links to a lower rank.
     fn dial_peer(&self, peer: Rank, endpoint: &str) {
-        for link in LinkUse::ALL {
+        for &link in self.uses {
             let mut pause = REDIAL.0;
             loop {
                 match self.dial_once(peer, endpoint, link) {
@@ -346,19 +388,17 @@ impl Links {
         }
     }
 
-    fn missing(&self, own: Rank) -> Vec<Rank> {
+    fn missing(&self, own: Rank, uses: &[LinkUse]) -> Vec<Rank> {
         let ranks = (0..).map(Rank::new).zip(&self.0);
-        let incomplete =
-            ranks.filter(|(rank, links)| *rank != own && links.iter().any(Option::is_none));
+        let incomplete = ranks.filter(|(rank, links)| {
+            let lacks = |link: &LinkUse| links[usize::from(link.code())].is_none();
+            *rank != own && uses.iter().any(lacks)
+        });
         incomplete.map(|(rank, _)| rank).collect()
     }
 
-    fn into_gang(
-        mut self,
-        shared: &Arc<Shared>,
-        rank: Rank,
-        abort: AbortHandle,
-    ) -> Result<Gang, CollectiveError> {
+    /// Makes the links ready for use, and starts to watch the peers.
+    fn ready(mut self, shared: &Shared, rank: Rank) -> Result<Self, CollectiveError> {
         for stream in self.0.iter().flatten().flatten() {
             let failed = |error: io::Error| ConnectError::System {
                 what: "make a socket non-blocking",
@@ -366,26 +406,32 @@ impl Links {
             };
             stream.set_nonblocking(true).map_err(failed)?;
         }
-        let mut taken = |link: LinkUse| -> Vec<Option<Arc<TcpStream>>> {
-            self.0
-                .iter_mut()
-                .map(|links| links[usize::from(link.code())].take())
-                .collect()
-        };
-        let watches = (0..).map(Rank::new).zip(taken(LinkUse::Watch));
+        let watches = (0..).map(Rank::new).zip(self.take(LinkUse::Watch));
         shared.watch(
             rank,
             watches
                 .filter_map(|(peer, stream)| Some((peer, stream?)))
                 .collect(),
         );
+        Ok(self)
+    }
+
+    fn take(&mut self, link: LinkUse) -> Vec<Option<Arc<TcpStream>>> {
+        self.0
+            .iter_mut()
+            .map(|links| links[usize::from(link.code())].take())
+            .collect()
+    }
+
+    fn gang(&mut self, shared: &Arc<Shared>, rank: Rank, abort: AbortHandle) -> Gang {
         let mut channel = |link| {
-            Arc::new(Channel::new(Arc::clone(shared), rank, taken(link))) as Arc<dyn Collective>
+            let links = self.take(link);
+            Arc::new(Channel::new(Arc::clone(shared), rank, links)) as Arc<dyn Collective>
         };
-        Ok(Gang {
+        Gang {
             statistics: channel(LinkUse::Statistics),
             gradients: channel(LinkUse::Gradients),
             abort,
-        })
+        }
     }
 }

@@ -34,6 +34,8 @@ pub(super) enum LinkUse {
     Watch,
     Statistics,
     Gradients,
+    /// Announcements of calls whose data goes elsewhere.
+    Ledger,
 }
 
 /// What an accepted connection turned out to be.
@@ -309,7 +311,11 @@ impl fmt::Debug for Secret {
 // === impl LinkUse ===
 
 impl LinkUse {
-    pub(super) const ALL: [Self; 3] = [Self::Watch, Self::Statistics, Self::Gradients];
+    pub(super) const ALL: [Self; 4] =
+        [Self::Watch, Self::Statistics, Self::Gradients, Self::Ledger];
+    /// What a gang needs whose data goes over TCP.
+    pub(super) const WITHOUT_LEDGER: &'static [Self] =
+        &[Self::Watch, Self::Statistics, Self::Gradients];
 
     /// Its place in a table of links, and its byte on the wire.
     pub(super) const fn code(self) -> u8 {
@@ -317,6 +323,7 @@ impl LinkUse {
             Self::Watch => 0,
             Self::Statistics => 1,
             Self::Gradients => 2,
+            Self::Ledger => 3,
         }
     }
 }

@@ -12,11 +12,13 @@ mod shared; // what both channels share: failure, watches, abort
 mod channel; // links of one channel, and agreement
 mod ring; // who sends which bytes to whom, and when
 mod ops; // the trait
+mod ledger; // announcements for a backend whose data goes elsewhere
 #[cfg(test)]
 mod admission; // tests: who gets in, who does not, and whom that disturbs
 
 pub use connect::Listener;
 pub use handshake::{Identity, Secret};
+pub(super) use ledger::{Lane, Ledger};
 
 /// Payloads of at most this many bytes per rank go straight to every peer with the announcement: one flight instead
 /// of a ring's 2 (world − 1).

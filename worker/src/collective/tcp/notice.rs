@@ -31,7 +31,8 @@ impl Notice {
             CollectiveError::Mismatch(disagreement) => Self::Mismatch(disagreement.clone()),
             CollectiveError::Aborted
             | CollectiveError::Operand { .. }
-            | CollectiveError::Connect(_) => Self::Aborted,
+            | CollectiveError::Connect(_)
+            | CollectiveError::Nccl(_) => Self::Aborted,
         }
     }
 

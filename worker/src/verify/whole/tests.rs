@@ -136,7 +136,7 @@ fn verified(spoil: f64) -> (verify::Summary, String) {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), spoil);
     let mut out = Vec::new();
-    let summary = verify::run(folder.path(), &mut out).unwrap();
+    let summary = verify::run(folder.path(), Device::Cpu, &mut out).unwrap();
     (summary, String::from_utf8(out).unwrap())
 }
 

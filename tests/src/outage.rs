@@ -105,7 +105,7 @@ async fn outage(
     away: Duration,
 ) -> Result<Cost> {
     // Both ranks are back from what was done to them before.
-    await_ledger(ledger, |ledger| whole(ledger)).await?;
+    await_ledger(ledger, whole).await?;
     let mut acknowledged = Vec::new();
     let mut spared = trainers(cluster)?;
     match moment {

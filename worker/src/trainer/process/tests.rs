@@ -150,6 +150,9 @@ fn one_process_serves_attempt_after_attempt() {
     agent.prepare(3);
     assert_eq!(agent.begun.recv(), Ok(3));
     agent.abort(3, true);
+    // The answer says that the abort before it was heard, too.
+    agent.say(3, Sent::Ping(v1::Ping {}));
+    assert_eq!(agent.hear(), (3, Event::Pong(v1::Pong {})));
     agent.go_on.send(left()).expect("it waits");
     let (attempt, Event::Held(held)) = agent.hear() else {
         panic!("not held")

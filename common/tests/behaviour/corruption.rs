@@ -1,4 +1,5 @@
 mod distill;
+mod labels;
 
 use super::spec::check;
 
@@ -442,34 +443,16 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
         "phases[1].data.eval",
         "not in `data`",
     ),
-    (
-        "phases[2].labels.share=0.1",
-        "phases[2].labels",
-        "exactly one",
-    ),
-    ("phases[2].labels={}", "phases[2].labels", "exactly one"),
-    (
-        "phases[2].labels={share: 1.5}",
-        "phases[2].labels.share",
-        "at most 1",
-    ),
-    (
-        "phases[2].labels.per_class=0",
-        "phases[2].labels.per_class",
-        "less than 1",
-    ),
-    ("phases[2].labels={list: x}", "phases[2].labels.list", "URL"),
-    (
-        "phases[2].labels={list: 'file:///x', seed: 1}",
-        "phases[2].labels.seed",
-        "list",
-    ),
 ];
 
 #[test]
 fn every_corruption_of_one_field_is_refused_at_its_path() {
     let mut missed = Vec::new();
-    for (set, path, word) in CORRUPTIONS.iter().chain(distill::CORRUPTIONS) {
+    for (set, path, word) in CORRUPTIONS
+        .iter()
+        .chain(distill::CORRUPTIONS)
+        .chain(labels::CORRUPTIONS)
+    {
         let found = check(&[set]).map_or_else(|errors| errors.0, |_| Vec::new());
         if !found
             .iter()
@@ -481,4 +464,10 @@ fn every_corruption_of_one_field_is_refused_at_its_path() {
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+#[test]
+fn what_all_phases_share_is_refused_once() {
+    let errors = check(&["resources.spares=65"]).expect_err("too many");
+    assert_eq!(errors.0.len(), 1, "{errors}");
 }

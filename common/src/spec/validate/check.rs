@@ -40,8 +40,12 @@ impl fmt::Display for At {
 }
 
 impl Check {
+    /// Refuses, once: what all phases share is looked at with each of them.
     pub(super) fn refuse(&mut self, at: &At, message: impl Into<String>) {
-        self.errors.push(FieldError::new(at.0.clone(), message));
+        let error = FieldError::new(at.0.clone(), message);
+        if !self.errors.contains(&error) {
+            self.errors.push(error);
+        }
     }
 
     /// Refuses unless `holds`.

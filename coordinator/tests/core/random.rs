@@ -401,26 +401,28 @@ fn make(env: &mut Env, noise: Noise) {
             env.verify_all(if good { None } else { Some("torn") });
         }
         Noise::Phase(job) => {
-            let ranks = env
-                .state
-                .job(&id(JOBS[job]))
-                .and_then(|job| job.live().map(|(_, p)| p.seats.len()));
-            if ranks.is_some_and(|ranks| (0..ranks).all(|rank| speaker(env, job, rank).is_some())) {
-                for rank in 0..ranks.unwrap_or_default() as u32 {
-                    if env.job(JOBS[job]).live().is_none() {
+            let live = |env: &Env| {
+                let job = env.state.job(&id(JOBS[job]))?;
+                let (_, placement) = job.live()?;
+                Some((placement.attempt, placement.seats.len(), placement.begun))
+            };
+            let Some((attempt, ranks, _)) = live(env) else {
+                return;
+            };
+            // What a rank says may end the attempt, and another one take its place.
+            let goes_on = |env: &Env| live(env).is_some_and(|(now, ..)| now == attempt);
+            if (0..ranks).all(|rank| speaker(env, job, rank).is_some()) {
+                for rank in 0..ranks as u32 {
+                    if !goes_on(env) {
                         return;
                     }
                     env.say(JOBS[job], rank, ready(0, "aa"));
                 }
-                if env
-                    .job(JOBS[job])
-                    .live()
-                    .is_some_and(|(_, placement)| placement.begun)
-                {
+                if goes_on(env) && live(env).is_some_and(|(_, _, begun)| begun) {
                     env.save(JOBS[job], 6);
                 }
-                for rank in 0..ranks.unwrap_or_default() as u32 {
-                    if env.job(JOBS[job]).live().is_some() {
+                for rank in 0..ranks as u32 {
+                    if goes_on(env) {
                         env.say(JOBS[job], rank, finished(6));
                     }
                 }

@@ -2,19 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use diptych_common::ids::{JobId, Rank, WorkerId};
+use diptych_common::ids::{JobId, Rank};
 use diptych_common::spec::Device;
 
 use super::attempt::{prepare, solution};
 use super::leave::leave;
 use crate::core::{
-    LeavePlan, LeaveWhy, Mono, Now, Outcome, PhaseState, Placement, RankState, Run, Seat, Settings,
-    Stage, State,
+    Apart, LeavePlan, LeaveWhy, Mono, Now, Outcome, PhaseState, Placement, RankState, Run, Seat,
+    Settings, Stage, State,
 };
 use crate::place::Problem;
-
-/// Pairs of workers that are not placed together, each in the order of names.
-type Apart = BTreeSet<(WorkerId, WorkerId)>;
 
 /// What a live gang does about devices that nobody needs.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +26,7 @@ enum Growth {
 /// Lets gangs that could be larger, or that want spares, prepare trainers on free devices, and grow once these are ready.
 /// Only while no job waits for such devices.
 pub fn grow(state: &mut State, now: Now, out: &mut Outcome) {
+    let apart = state.apart(now.mono);
     for id in state.live().clone() {
         let Some(job) = state.job(&id) else { continue };
         let Some((index, placement)) = job.live() else {
@@ -42,7 +40,6 @@ pub fn grow(state: &mut State, now: Now, out: &mut Outcome) {
             max: range.max as usize,
             spares: plan.spares as usize,
         };
-        let apart = state.apart(now.mono);
         match growth((placement, run), wishes, &apart, state.settings(), now.mono) {
             Growth::StandBy(count) => stand_by(state, &id, index, count, now, out),
             Growth::Join => {
@@ -80,7 +77,7 @@ fn growth(
     }
     let lacking = wishes.max.saturating_sub(placement.seats.len());
     let there = |(seat, member): &(&Seat, &RankState)| {
-        !matches!(member, RankState::Left { .. }) && reaches(&placement.seats, &seat.worker, apart)
+        !matches!(member, RankState::Left { .. }) && apart.agrees(&placement.seats, &seat.worker)
     };
     let standing: Vec<_> = placement
         .reserves
@@ -120,7 +117,7 @@ fn stand_by(
         return;
     };
     let free = problem.free.iter().filter(|device| {
-        device.kind == kind && reaches(&placement.seats, &device.seat.worker, &problem.apart)
+        device.kind == kind && problem.apart.agrees(&placement.seats, &device.seat.worker)
     });
     let seats: Vec<Seat> = free.map(|device| device.seat.clone()).take(count).collect();
     if seats.is_empty() || wanted(state, kind, now) {
@@ -154,18 +151,6 @@ fn stand_by(
     for rank in ranks {
         prepare(state, id, index, rank, now, out);
     }
-}
-
-/// Whether a worker may be placed beside all of these.
-fn reaches(seats: &[Seat], worker: &WorkerId, apart: &Apart) -> bool {
-    seats.iter().all(|seat| {
-        let pair = if seat.worker < *worker {
-            (seat.worker.clone(), worker.clone())
-        } else {
-            (worker.clone(), seat.worker.clone())
-        };
-        !apart.contains(&pair)
-    })
 }
 
 /// Whether a job in the queue waits for devices of this kind.

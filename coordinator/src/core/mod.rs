@@ -9,6 +9,7 @@ pub mod run; // a live attempt's ranks
 pub mod pace; // how fast they go
 pub mod worker; // workers and their devices
 pub mod record; // what is remembered of a worker
+pub mod apart; // workers that are not placed together
 pub mod deletion; // objects that nobody needs
 pub mod event; // everything that can happen
 pub mod outcome; // everything that follows
@@ -17,6 +18,7 @@ pub mod change; // what became different, as rows
 pub mod apply; // one event
 pub mod invariants; // what always holds
 
+pub use apart::{Apart, Pair};
 pub use apply::apply;
 pub use change::{Change, StoredJob};
 pub use checkpoint::{

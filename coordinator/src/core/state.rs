@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use diptych_common::ids::{JobId, WorkerId};
 
+use super::apart::{Apart, Pair};
 use super::change::{self, Change};
 use super::job::{Job, RequestId};
 use super::record::WorkerRecord;
@@ -26,7 +27,7 @@ pub struct State {
     /// Of workers of which something is remembered.
     records: BTreeMap<WorkerId, WorkerRecord>,
     /// Pairs of workers that could not reach each other, until when they are not placed together. Not durable.
-    apart: BTreeMap<(WorkerId, WorkerId), Mono>,
+    apart: BTreeMap<Pair, Mono>,
     next_sequence: u64,
     // Derived from `jobs`.
     requests: BTreeMap<RequestId, JobId>,
@@ -110,16 +111,21 @@ impl State {
             && !self.records.get(&worker.id).is_some_and(cordoned)
     }
 
-    /// Pairs of workers that are not placed together, each in the order of names.
-    pub fn apart(&self, now: Mono) -> BTreeSet<(WorkerId, WorkerId)> {
+    /// Pairs of workers that are not placed together.
+    pub fn apart(&self, now: Mono) -> Apart {
         let open = self.apart.iter().filter(|(_, until)| now < **until);
         open.map(|(pair, _)| pair.clone()).collect()
     }
 
     /// Does not place two workers together until then.
     pub(crate) fn keep_apart(&mut self, one: &WorkerId, other: &WorkerId, until: Mono) {
-        let pair = (one.min(other).clone(), one.max(other).clone());
-        self.apart.insert(pair, until);
+        self.apart.insert(Apart::pair(one, other), until);
+    }
+
+    /// Places a worker beside any other again.
+    pub(crate) fn join_again(&mut self, worker: &WorkerId) {
+        self.apart
+            .retain(|(one, other), _| one != worker && other != worker);
     }
 
     /// Active jobs without a live attempt, in the order in which they are placed.

@@ -1,11 +1,11 @@
 //! Devices and gangs, and what becomes of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use diptych_common::ids::{JobId, WorkerId};
 use diptych_common::spec::Device;
 
-use crate::core::{Brings, Hold, Mono, Seat, Settings, State};
+use crate::core::{Apart, Brings, Hold, Mono, Seat, Settings, State};
 
 /// The devices as they are, at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -14,8 +14,8 @@ pub struct Problem {
     pub free: Vec<FreeDevice>,
     /// Devices of reachable workers on which a trainer waits for its job's next attempt.
     pub kept: Vec<KeptDevice>,
-    /// Pairs of workers that are not placed together, each in the order of names.
-    pub apart: BTreeSet<(WorkerId, WorkerId)>,
+    /// Pairs of workers that are not placed together.
+    pub apart: Apart,
     /// CPU slots.
     pub cpu: Capacity,
     /// GPUs.

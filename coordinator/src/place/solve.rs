@@ -1,13 +1,13 @@
 //! The decision.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use diptych_common::ids::{JobId, WorkerId};
+use diptych_common::ids::JobId;
 use diptych_common::spec::Device;
 
 use super::problem::{GangRequest, Problem, Shelf, Solution, Wait};
-use crate::core::{Brings, Seat};
+use crate::core::{Apart, Brings, Pair, Seat};
 
 /// The devices of one kind, while a solution is made.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ struct Pool<'a> {
     shelves: Vec<Shelf>,
     /// On which trainers of jobs that are still to be decided wait.
     kept: BTreeMap<Seat, JobId>,
-    apart: &'a BTreeSet<(WorkerId, WorkerId)>,
+    apart: &'a Apart,
     /// The first job that waits for what is left, which nobody behind it may take.
     kept_for: Option<JobId>,
 }
@@ -178,7 +178,7 @@ impl<'a> Pool<'a> {
     fn together(&self, wanted: Vec<Seat>, most: usize) -> Vec<Seat> {
         let mut seats: Vec<Seat> = Vec::new();
         for seat in wanted {
-            if seats.len() < most && self.agrees(&seats, &seat.worker) {
+            if seats.len() < most && self.apart.agrees(&seats, &seat.worker) {
                 seats.push(seat);
             }
         }
@@ -186,30 +186,15 @@ impl<'a> Pool<'a> {
         seats
     }
 
-    /// Whether a worker may be placed with these.
-    fn agrees(&self, seats: &[Seat], worker: &WorkerId) -> bool {
-        self.apart.is_empty() || self.conflict(seats, worker).is_none()
-    }
-
-    fn conflict(&self, seats: &[Seat], worker: &WorkerId) -> Option<(WorkerId, WorkerId)> {
-        seats.iter().find_map(|seat| {
-            let pair = (
-                seat.worker.clone().min(worker.clone()),
-                seat.worker.clone().max(worker.clone()),
-            );
-            self.apart.contains(&pair).then_some(pair)
-        })
-    }
-
     /// The pair of workers that keeps a gang from being larger, if one does.
-    fn obstacle(&self, seats: &[Seat]) -> Option<(WorkerId, WorkerId)> {
+    fn obstacle(&self, seats: &[Seat]) -> Option<Pair> {
         let shelves = self
             .shelves
             .iter()
             .filter(|shelf| !shelf.devices.is_empty());
         shelves
             .into_iter()
-            .find_map(|shelf| self.conflict(seats, &shelf.worker))
+            .find_map(|shelf| self.apart.conflict(seats, &shelf.worker))
     }
 
     /// Seats for a gang: of the list given first, then free ones on as few workers as can be (links within a machine are
@@ -226,7 +211,9 @@ impl<'a> Pool<'a> {
             };
             let best = shelves
                 .iter_mut()
-                .filter(|shelf| !shelf.devices.is_empty() && self.agrees(&seats, &shelf.worker))
+                .filter(|shelf| {
+                    !shelf.devices.is_empty() && self.apart.agrees(&seats, &shelf.worker)
+                })
                 .min_by_key(score);
             let Some(shelf) = best else { break };
             let taken = wanted.min(shelf.devices.len());

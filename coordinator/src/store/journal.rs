@@ -1,13 +1,17 @@
 //! What the owner needs of whatever outlives it: SQLite, in production.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use diptych_common::ids::{JobId, PhaseIndex, Step};
 
 use super::StoreError;
 use super::reader::StoredEvent;
 use super::sqlite::{Batch, Point};
-use crate::core::{Change, CheckpointRecord, Deletion, Metric, StoredJob, WorkerRecord};
+use crate::core::{
+    Change, CheckpointRecord, Deletion, Job, Metric, State, StoredJob, WorkerRecord,
+};
 
 /// Everything that a coordinator starts from.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -57,6 +61,30 @@ impl Stored {
                 self.workers.sort_by(|one, other| one.id.cmp(&other.id));
             }
             Change::DropWorker { worker } => self.workers.retain(|row| row.id != worker),
+        }
+    }
+
+    /// Whether these are the rows of a state (I12). Tests call it after each step.
+    ///
+    /// # Errors
+    /// Names what differs.
+    pub fn check(&self, state: &State) -> Result<(), String> {
+        if !state.records().values().eq(&self.workers) {
+            return Err(
+                "I12: what the store remembers of workers is not what is known of them".to_owned(),
+            );
+        }
+        let rows: BTreeMap<&JobId, &StoredJob> =
+            self.jobs.iter().map(|row| (&row.record.id, row)).collect();
+        let differs = |(id, job): &(&JobId, &Arc<Job>)| {
+            rows.get(id).is_none_or(|row| **row != StoredJob::of(job))
+        };
+        match state.jobs().iter().find(differs) {
+            Some((id, _)) => Err(format!(
+                "I12: the store's rows of job {id} are not the live ones"
+            )),
+            None if rows.len() == state.jobs().len() => Ok(()),
+            None => Err("I12: the store has rows of a job that is not live".to_owned()),
         }
     }
 

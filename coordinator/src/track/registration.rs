@@ -39,6 +39,8 @@ pub fn register(state: &mut State, registration: Registration, now: Now, out: &m
         });
     }
     out.send(registration.session, Order::Welcome);
+    // Its stream broke, too: what the others said of their links to it was its own end.
+    state.join_again(&registration.worker);
     let mut slots: Vec<_> = registration
         .devices
         .iter()

@@ -11,8 +11,7 @@ use diptych_coordinator::assign;
 use diptych_coordinator::core::{
     Answer, CheckpointRef, Deletion, Effect, Event, Exit, Job, JobState, Mono, Now, Order, Outcome,
     PhaseState, RankEvent, RankReport, Refusal, RequestId, Reread, Secret, SessionId, Settings,
-    State, StoredJob, StoredObject, Submission, Submit, UnixMs, VerifyReport, apply,
-    check_invariants,
+    State, StoredObject, Submission, Submit, UnixMs, VerifyReport, apply, check_invariants,
 };
 use diptych_coordinator::store::Stored;
 
@@ -138,20 +137,8 @@ impl Env {
                 old.record.state, new.record.state
             );
         }
-        let jobs = self.state.jobs().values().map(|job| StoredJob::of(job));
-        let live: BTreeMap<_, _> = jobs.map(|job| (job.record.id.clone(), job)).collect();
-        let rows = self.stored.jobs.iter();
-        let rows: BTreeMap<_, _> = rows
-            .map(|job| (job.record.id.clone(), job.clone()))
-            .collect();
-        assert!(
-            self.state.records().values().eq(&self.stored.workers),
-            "I12: what the store remembers of workers is not what is known, after {what}"
-        );
-        assert!(
-            live == rows,
-            "I12: the store's rows are not the live state, after {what}"
-        );
+        let same = self.stored.check(&self.state);
+        same.unwrap_or_else(|broken| panic!("{broken}\nafter {what}"));
         result
     }
 

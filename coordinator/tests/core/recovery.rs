@@ -308,6 +308,20 @@ fn workers_that_cannot_reach_each_other_are_placed_apart() {
 }
 
 #[test]
+fn a_worker_that_comes_back_is_not_kept_apart_for_its_own_end() {
+    let mut env = training(3);
+    // The link is gone sooner than the stream to the coordinator is seen to be.
+    env.link_lost("w1", "w2", "job-1");
+    assert_eq!(env.job("job-1").live().map(|(_, p)| p.seats.len()), None);
+    env.reset("w2");
+    env.register("w2", "2", 1, &[]);
+    env.say_as("w1", "job-1", 1, 0, held(5));
+    env.say_as("w3", "job-1", 1, 2, held(5));
+    let (_, _, workers) = env.live("job-1");
+    assert_eq!(workers, ["w1", "w2", "w3"]);
+}
+
+#[test]
 fn kinds_that_speak_against_a_worker() {
     let own = [
         FailureKind::Crashed,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diptych_common::ids::{Attempt, JobId};
-use diptych_coordinator::core::{Mono, Settings, State, StoredJob, check_invariants};
+use diptych_coordinator::core::{Mono, Settings, State, check_invariants};
 use diptych_coordinator::driver::{Ground, Handle, Options, start_on};
 use diptych_coordinator::grpc;
 use diptych_coordinator::queue::explain;
@@ -94,25 +94,11 @@ fn tell(state: &State, now: Mono, world: &World) {
 
 fn look(state: &State, world: &World) -> BTreeMap<JobId, Attempt> {
     if let Err(broken) = check_invariants(state) {
-        world.holds(false, || broken.to_string());
+        world.holds(false, || broken);
     }
-    let rows = world.rows();
-    let stored: BTreeMap<&JobId, &StoredJob> = rows
-        .stored
-        .jobs
-        .iter()
-        .map(|job| (&job.record.id, job))
-        .collect();
-    let same = state.jobs().len() == stored.len()
-        && state.jobs().iter().all(|(id, job)| {
-            stored
-                .get(id)
-                .is_some_and(|row| **row == StoredJob::of(job))
-        });
-    drop(rows);
-    world.holds(same, || {
-        "I12: the store's rows are not the live state".to_owned()
-    });
+    if let Err(broken) = world.rows().stored.check(state) {
+        world.holds(false, || broken);
+    }
     let attempt = |(id, job): (&JobId, &Arc<diptych_coordinator::core::Job>)| {
         (id.clone(), job.record.last_attempt)
     };

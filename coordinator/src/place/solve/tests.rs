@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::super::problem::{Capacity, FreeDevice, KeptDevice};
@@ -235,7 +237,7 @@ fn two_halves_never_wait_for_each_other() {
 fn workers_that_cannot_reach_each_other_are_not_placed_together() {
     let mut problem = problem(&[1, 1, 1], 0, 0);
     let pair = ("w00".parse().unwrap(), "w01".parse().unwrap());
-    problem.apart.insert(pair);
+    problem.apart = [pair].into_iter().collect();
     let solution = solve(&problem, [gang("a", 1, 3)]);
     assert_eq!(solution.placed[0].1, [seat("w00", 0), seat("w02", 0)]);
     let solution = solve(&problem, [gang("a", 3, 3)]);

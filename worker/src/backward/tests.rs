@@ -1,33 +1,21 @@
 //! The maths does not know the machine: one step on any number of ranks, and any micro-batch, is the same step.
 
-use diptych_common::ids::Rank;
-use diptych_common::spec::{
-    Depth, EncoderSpec, HeadSpec, MomentumKind, NtXentSpec, OptimizerSpec, Precision, Rule,
-    Scaling, Stem,
-};
+use diptych_common::spec::{Depth, EncoderSpec, HeadSpec, Precision, Stem};
 use tch::{Kind, Tensor};
 
-use super::{Contrastive, MicroBatch, Term, contrastive_step, supervised_step};
-use crate::batch::Layout;
-use crate::collective::Gang;
-use crate::device::{Compute, StepError};
-use crate::gather::RowOrder;
+use super::{Term, supervised_step};
+use crate::collective::{Gang, solo};
+use crate::device::StepError;
 use crate::loss::{cross_entropy, hits};
-use crate::optim::{Optimizer, Pace};
-use crate::project::{HeadPart, Model, ModelSpec, NamedTensor, Reader};
-use crate::reduce::Buckets;
+use crate::project::{HeadPart, ModelSpec, Reader};
 use crate::verify::{on_ranks, rank_gangs};
 
+use rig::{LOSS, Rig};
+
+mod rig; // a rank with everything that a step takes
 mod bf16; // precision of what is computed, and of what stays
 
 const BATCH: u32 = 8;
-const SIZE: i64 = 8;
-const PACE: Pace = Pace { step: 0, rate: 0.5 };
-const LOSS: NtXentSpec = NtXentSpec {
-    temperature: 0.5,
-    normalize: true,
-    scale: 1.0,
-};
 
 /// Where a step runs.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +24,18 @@ struct Machine {
     groups: u32,
     groups_at_once: u32,
     precision: Precision,
+}
+
+impl Machine {
+    /// One group, held at once.
+    fn plain(world: usize, precision: Precision) -> Self {
+        Self {
+            world,
+            groups: 1,
+            groups_at_once: 1,
+            precision,
+        }
+    }
 }
 
 /// What some steps leave behind.
@@ -66,62 +66,8 @@ fn spec(head: bool) -> ModelSpec {
     }
 }
 
-fn lars() -> OptimizerSpec {
-    OptimizerSpec {
-        rule: Rule::Lars {
-            trust_coefficient: 0.001,
-            momentum: 0.9,
-            kind: MomentumKind::Classic,
-        },
-        learning_rate: 1.0,
-        scaling: Scaling::None,
-        warmup_epochs: 0.0,
-        weight_decay: 1e-4,
-    }
-}
-
-/// The image of a row: a function of view and position, so that ranks hold different data.
-fn image(view: u32, position: u32) -> Tensor {
-    let count = 3 * SIZE * SIZE;
-    let seed = f64::from(view * 131 + position * 17 + 1);
-    let x = Tensor::arange(count, (Kind::Double, tch::Device::Cpu));
-    ((x * (0.37 + 0.011 * seed) + seed).sin() * 0.5 + 0.5).view([3, SIZE, SIZE])
-}
-
-fn micro_batches(
-    layout: &Layout,
-    rank: Rank,
-    (at_once, views): (u32, u32),
-    compute: Compute,
-) -> Vec<MicroBatch> {
-    let batches = layout.micro_batches(at_once).map(|groups| {
-        let rows = layout.rows(rank, groups.clone(), views);
-        let images: Vec<Tensor> = rows
-            .iter()
-            .map(|row| image(row.view, row.position))
-            .collect();
-        let labels: Vec<i64> = rows.iter().map(|row| i64::from(row.position % 3)).collect();
-        MicroBatch {
-            images: compute.place(&Tensor::stack(&images, 0)).expect("placed"),
-            group_rows: groups
-                .map(|group| i64::from(layout.images_of(rank, group) * views))
-                .collect(),
-            labels: Some(Tensor::from_slice(&labels)),
-        }
-    });
-    batches.collect()
-}
-
 fn numbers(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.detach().to_kind(Kind::Double).flatten(0, -1)).expect("numbers")
-}
-
-fn state(model: &Model, optimizer: &Optimizer) -> Vec<NamedTensor> {
-    model
-        .named_tensors()
-        .into_iter()
-        .chain(optimizer.named_tensors())
-        .collect()
 }
 
 fn train(machine: Machine, contrastive: bool, steps: u32) -> Vec<Left> {
@@ -132,27 +78,12 @@ fn train_model(spec: &ModelSpec, machine: Machine, contrastive: bool, steps: u32
     let gangs = rank_gangs(machine.world).expect("gangs");
     on_ranks(gangs, |gang| {
         let views = if contrastive { 2 } else { 1 };
-        let layout =
-            Layout::new(BATCH, BATCH, machine.groups, machine.world as u32).expect("a layout");
-        let order = RowOrder::of_step(&layout).expect("an order");
-        let compute = Compute::cpu(machine.precision);
-        let mut model = Model::new(spec, 7, compute).expect("a model");
-        let mut buckets = Buckets::new(&model, gang.gradients.clone()).expect("buckets");
-        let mut optimizer = Optimizer::new(&lars(), &model).expect("an optimiser");
-        let how = (machine.groups_at_once, views);
-        let batches = micro_batches(&layout, gang.rank(), how, compute);
+        let mut rig = Rig::new(spec, machine, views, gang);
         let mut figures = Vec::new();
         let mut gradients = Vec::new();
         for _ in 0..steps {
             if contrastive {
-                let step = Contrastive {
-                    loss: &LOSS,
-                    order: &order,
-                    queue: None,
-                    gang: &gang,
-                };
-                let output =
-                    contrastive_step(&model, &mut buckets, &batches, &step).expect("a step");
+                let output = rig.step().expect("a step");
                 let probe = output.probe.expect("a probe");
                 figures.extend([
                     output.loss,
@@ -163,10 +94,10 @@ fn train_model(spec: &ModelSpec, machine: Machine, contrastive: bool, steps: u32
                 ]);
             } else {
                 let output = supervised_step(
-                    &model,
-                    &mut buckets,
-                    &batches,
-                    &gang,
+                    &rig.model,
+                    &mut rig.buckets,
+                    &rig.batches,
+                    &rig.gang,
                     |_, outputs, batch| {
                         let (logits, labels) = (
                             outputs.logits.as_ref().expect("logits"),
@@ -183,19 +114,17 @@ fn train_model(spec: &ModelSpec, machine: Machine, contrastive: bool, steps: u32
                 figures.push(output.loss);
                 figures.extend(output.counts);
             }
-            let named = model.trained().zip(buckets.gradients());
+            let named = rig.model.trained().zip(rig.buckets.gradients());
             gradients = named
                 .map(|(parameter, gradient)| (parameter.name.clone(), numbers(gradient)))
                 .collect();
-            optimizer
-                .commit(&mut model, &buckets, PACE)
-                .expect("a commit");
+            rig.commit().expect("a commit");
         }
-        let state = state(&model, &optimizer);
         Left {
             figures,
             gradients,
-            state: state
+            state: rig
+                .state()
                 .iter()
                 .map(|t| (t.name.clone(), numbers(&t.tensor)))
                 .collect(),
@@ -329,30 +258,21 @@ fn selective_kernels_and_other_heads_are_the_same_on_every_machine() {
 
 #[test]
 fn without_a_head_the_loss_compares_the_encoders_outputs() {
-    let gang = crate::collective::solo::gang();
-    let layout = Layout::new(BATCH, BATCH, 1, 1).expect("a layout");
-    let order = RowOrder::of_step(&layout).expect("an order");
     let bare = ModelSpec {
         head: None,
         ..spec(true)
     };
-    let model = Model::new(&bare, 7, Compute::cpu(Precision::Fp64)).expect("a model");
-    let mut buckets = Buckets::new(&model, gang.gradients.clone()).expect("buckets");
-    let batches = micro_batches(&layout, Rank::new(0), (1, 2), model.compute());
-    let step = Contrastive {
-        loss: &LOSS,
-        order: &order,
-        gang: &gang,
-        queue: None,
-    };
-    let output = contrastive_step(&model, &mut buckets, &batches, &step).expect("a step");
+    let alone = Machine::plain(1, Precision::Fp64);
+    let mut rig = Rig::new(&bare, alone, 2, solo::gang());
+    let output = rig.step().expect("a step");
     let mode = crate::encode::TrainMode::new(
-        batches[0].group_rows.clone(),
+        rig.batches[0].group_rows.clone(),
         false,
-        gang.statistics.clone(),
+        rig.gang.statistics.clone(),
     );
-    let outputs = model
-        .forward(&batches[0].images, crate::encode::Mode::Train(&mode))
+    let outputs = rig
+        .model
+        .forward(&rig.batches[0].images, crate::encode::Mode::Train(&mode))
         .expect("outputs");
     let [features] = &outputs.layers[..] else {
         panic!("h alone")
@@ -360,13 +280,13 @@ fn without_a_head_the_loss_compares_the_encoders_outputs() {
     let expected = crate::loss::nt_xent(
         &features.detach(),
         &LOSS,
-        &order,
+        &rig.order,
         None,
-        gang.statistics.as_ref(),
+        rig.gang.statistics.as_ref(),
     )
     .expect("a loss");
     assert!((output.loss - expected.loss).abs() < 1e-12);
-    assert!(norm(&numbers(&buckets.gradients()[0])) > 0.0);
+    assert!(norm(&numbers(&rig.buckets.gradients()[0])) > 0.0);
 }
 
 #[test]
@@ -388,93 +308,61 @@ fn an_aborted_step_changes_nothing() {
     };
     let gangs = rank_gangs(2).expect("gangs");
     let kept = on_ranks(gangs, |gang: Gang| {
-        let layout = Layout::new(BATCH, BATCH, 1, 2).expect("a layout");
-        let order = RowOrder::of_step(&layout).expect("an order");
-        let mut model =
-            Model::new(&without_probe, 7, Compute::cpu(Precision::Fp64)).expect("a model");
-        let mut buckets = Buckets::new(&model, gang.gradients.clone()).expect("buckets");
-        let mut optimizer = Optimizer::new(&lars(), &model).expect("an optimiser");
-        let batches = micro_batches(&layout, gang.rank(), (1, 2), model.compute());
-        let step = Contrastive {
-            loss: &LOSS,
-            order: &order,
-            queue: None,
-            gang: &gang,
-        };
-        contrastive_step(&model, &mut buckets, &batches, &step).expect("a step");
-        optimizer
-            .commit(&mut model, &buckets, PACE)
-            .expect("a commit");
-        let before = NamedTensor::digest(&state(&model, &optimizer)).expect("a digest");
+        let mut rig = Rig::new(&without_probe, Machine::plain(2, Precision::Fp64), 2, gang);
+        rig.step().expect("a step");
+        rig.commit().expect("a commit");
+        let before = rig.digest();
 
         // Rank 1 goes after the forward pass, whose statistics both ranks have staged.
-        let error = if gang.rank().get() == 1 {
+        let error = if rig.gang.rank().get() == 1 {
             let mode = crate::encode::TrainMode::new(
-                batches[0].group_rows.clone(),
+                rig.batches[0].group_rows.clone(),
                 true,
-                gang.statistics.clone(),
+                rig.gang.statistics.clone(),
             );
-            model
-                .forward(&batches[0].images, crate::encode::Mode::Train(&mode))
+            rig.model
+                .forward(&rig.batches[0].images, crate::encode::Mode::Train(&mode))
                 .expect("a forward pass");
-            gang.statistics.abort();
+            rig.gang.statistics.abort();
             None
         } else {
-            contrastive_step(&model, &mut buckets, &batches, &step).err()
+            rig.step().err()
         };
-        if gang.rank().get() == 0 {
+        if rig.gang.rank().get() == 0 {
             assert!(matches!(error, Some(StepError::Collective(_))), "{error:?}");
         }
-        model.discard_step();
-        model.commit_statistics().expect("nothing to commit");
-        before == NamedTensor::digest(&state(&model, &optimizer)).expect("a digest")
+        rig.model.discard_step();
+        rig.model.commit_statistics().expect("nothing to commit");
+        before == rig.digest()
     });
     assert_eq!(kept.expect("no panic"), [true, true]);
 }
 
 #[test]
 fn a_batch_that_is_no_number_is_refused_by_name() {
-    let gang = crate::collective::solo::gang();
-    let layout = Layout::new(BATCH, BATCH, 1, 1).expect("a layout");
-    let order = RowOrder::of_step(&layout).expect("an order");
-    let mut model = Model::new(&spec(true), 7, Compute::cpu(Precision::Fp32)).expect("a model");
-    let mut buckets = Buckets::new(&model, gang.gradients.clone()).expect("buckets");
-    let mut optimizer = Optimizer::new(&lars(), &model).expect("an optimiser");
-    let batches = micro_batches(&layout, Rank::new(0), (1, 2), model.compute());
-    let step = Contrastive {
-        loss: &LOSS,
-        order: &order,
-        queue: None,
-        gang: &gang,
-    };
-    contrastive_step(&model, &mut buckets, &batches, &step).expect("a step");
-    let before = NamedTensor::digest(&state(&model, &optimizer)).expect("a digest");
-    let last = buckets
+    let alone = Machine::plain(1, Precision::Fp32);
+    let mut rig = Rig::new(&spec(true), alone, 2, solo::gang());
+    rig.step().expect("a step");
+    let before = rig.digest();
+    let last = rig
+        .buckets
         .gradients()
         .last()
         .expect("gradients")
         .shallow_clone()
         .fill_(f64::NAN);
     drop(last);
-    let error = optimizer
-        .commit(&mut model, &buckets, PACE)
-        .expect_err("refused");
+    let error = rig.commit().expect_err("refused");
     assert_eq!(
         error.to_string(),
         "the gradient of probe.bias is not finite"
     );
-    model.discard_step();
-    assert_eq!(
-        before,
-        NamedTensor::digest(&state(&model, &optimizer)).expect("a digest")
-    );
+    rig.model.discard_step();
+    assert_eq!(before, rig.digest());
 
-    let broken = [MicroBatch {
-        images: batches[0].images.full_like(f64::NAN),
-        group_rows: batches[0].group_rows.clone(),
-        labels: None,
-    }];
-    let error = contrastive_step(&model, &mut buckets, &broken, &step).expect_err("refused");
+    rig.batches[0].images = rig.batches[0].images.full_like(f64::NAN);
+    rig.batches[0].labels = None;
+    let error = rig.step().expect_err("refused");
     assert!(
         matches!(&error, StepError::NonFinite { tensor } if tensor == "loss"),
         "{error}"

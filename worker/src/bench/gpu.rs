@@ -6,12 +6,31 @@ use tch::Device;
 
 use crate::device::{nvml, stream};
 
+const MIB: f64 = 1024.0 * 1024.0;
+
 /// Waits until the device has done what it was given, so that a clock read afterwards tells its time.
 pub(super) fn finish(device: Device) -> anyhow::Result<()> {
     if let Device::Cuda(index) = device {
         stream::synchronize(index)?;
     }
     Ok(())
+}
+
+/// From now on the peak is counted anew; what a GPU holds, in MiB.
+pub(super) fn start_peak_mib(device: Device) -> anyhow::Result<Option<f64>> {
+    let Device::Cuda(index) = device else {
+        return Ok(None);
+    };
+    stream::reset_peak(index)?;
+    Ok(Some(stream::memory(index)?.held as f64 / MIB))
+}
+
+/// The most that a GPU held since, in MiB.
+pub(super) fn peak_mib(device: Device) -> anyhow::Result<Option<f64>> {
+    let Device::Cuda(index) = device else {
+        return Ok(None);
+    };
+    Ok(Some(stream::memory(index)?.peak as f64 / MIB))
 }
 
 /// `cpu`, or the vendor's name of the GPU.

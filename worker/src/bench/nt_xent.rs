@@ -2,15 +2,13 @@ use std::time::Instant;
 
 use anyhow::Context;
 use diptych_common::spec::NtXentSpec;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::gpu;
 use crate::collective::solo;
-use crate::device::{DeviceChoice, stream};
+use crate::device::DeviceChoice;
 use crate::gather::RowOrder;
 use crate::loss::nt_xent;
-
-const MIB: f64 = 1024.0 * 1024.0;
 
 /// Arguments of `bench nt-xent`.
 #[derive(Debug, clap::Args)]
@@ -48,7 +46,7 @@ pub(super) fn run(args: &NtXentArgs) -> anyhow::Result<()> {
     };
     let order = RowOrder::single(rows)?;
     let gang = solo::gang();
-    let before = held_mib(device)?;
+    let before = gpu::start_peak_mib(device)?.map_or_else(peak_rss_mib, Ok)?;
     let (mut times, mut loss) = (Vec::new(), 0.0);
     for _ in 0..=args.repeat {
         let start = Instant::now();
@@ -56,6 +54,7 @@ pub(super) fn run(args: &NtXentArgs) -> anyhow::Result<()> {
         gpu::finish(device)?;
         times.push(start.elapsed().as_secs_f64());
     }
+    let peak = gpu::peak_mib(device)?.map_or_else(peak_rss_mib, Ok)?;
     let figures = serde_json::json!({
         "pairs": args.pairs,
         "dim": args.dim,
@@ -63,28 +62,9 @@ pub(super) fn run(args: &NtXentArgs) -> anyhow::Result<()> {
         "threads": tch::get_num_threads(),
         "loss": loss,
         "seconds": super::median(times.split_off(1)),
-        "peak_extra_mib": peak_mib(device)? - before,
+        "peak_extra_mib": peak - before,
     });
     super::report("nt_xent", figures)
-}
-
-/// What is held before the measurement.
-fn held_mib(device: Device) -> anyhow::Result<f64> {
-    match device {
-        Device::Cuda(index) => {
-            stream::reset_peak(index)?;
-            Ok(stream::memory(index)?.held as f64 / MIB)
-        }
-        _ => peak_rss_mib(),
-    }
-}
-
-/// The most that was held.
-fn peak_mib(device: Device) -> anyhow::Result<f64> {
-    match device {
-        Device::Cuda(index) => Ok(stream::memory(index)?.peak as f64 / MIB),
-        _ => peak_rss_mib(),
-    }
 }
 
 /// The most memory that this process ever held.

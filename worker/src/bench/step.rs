@@ -10,7 +10,7 @@ use super::{gpu, lars};
 use crate::backward::{Contrastive, MicroBatch, contrastive_step};
 use crate::batch::Layout;
 use crate::collective::{Gang, solo};
-use crate::device::{Compute, cuda, stream};
+use crate::device::{Compute, cuda};
 use crate::gather::RowOrder;
 use crate::optim::Optimizer;
 use crate::project::{HeadPart, Model, ModelSpec, Reader};
@@ -167,14 +167,8 @@ fn measure(args: &StepArgs, gang: &Gang, device: Device) -> anyhow::Result<Measu
         Ok(all.elapsed().as_secs_f64() / f64::from(steps))
     };
     run(warm_up)?;
-    if let Device::Cuda(index) = device {
-        stream::reset_peak(index)?;
-    }
+    gpu::start_peak_mib(device)?;
     let mean = run(args.steps)?;
-    let peak_mib = match device {
-        Device::Cuda(index) => Some(stream::memory(index)?.peak as f64 / f64::from(1 << 20)),
-        _ => None,
-    };
     Ok(Measured {
         seconds: match device {
             Device::Cuda(_) => mean,
@@ -182,7 +176,7 @@ fn measure(args: &StepArgs, gang: &Gang, device: Device) -> anyhow::Result<Measu
         },
         hidden: super::median(hidden.split_off(warm_up as usize)),
         loss,
-        peak_mib,
+        peak_mib: gpu::peak_mib(device)?,
     })
 }
 

@@ -140,8 +140,9 @@ impl Storm {
     fn fault(&mut self) {
         let now = self.sim.elapsed();
         let world = Arc::clone(&self.world);
-        let worker = |world: &World| WORKERS[usize::try_from(world.dice(0..3)).unwrap_or_default()];
-        let (one, other) = (worker(&world), worker(&world));
+        let (Some(one), Some(other)) = (world.one_of(&WORKERS), world.one_of(&WORKERS)) else {
+            return;
+        };
         let other = if one == other { COORDINATOR } else { other };
         let short = now + Duration::from_millis(world.dice(200..5_000));
         let long = now + Duration::from_millis(world.dice(8_000..20_000));
@@ -176,8 +177,8 @@ impl Storm {
                 self.until(long, Repair::Hasten(one, other));
             }
             12 => {
-                let moods = [Mood::Down, Mood::Flaky, Mood::Slow];
-                world.set_mood(moods[usize::try_from(world.dice(0..3)).unwrap_or_default()]);
+                let mood = world.one_of(&[Mood::Down, Mood::Flaky, Mood::Slow]);
+                world.set_mood(mood.unwrap_or_default());
                 self.until(long, Repair::Store);
             }
             13 => world.flip_next_write(),
@@ -195,9 +196,9 @@ impl Storm {
                 self.until(long, Repair::Start(one));
             }
             17 => {
-                let job = usize::try_from(world.dice(0..2)).unwrap_or_default();
-                let min = u32::try_from(world.dice(1..3)).unwrap_or(1);
-                let max = min + u32::try_from(world.dice(0..4)).unwrap_or(1);
+                let job = world.one_of(&[0, 1]).unwrap_or_default();
+                let min = world.one_of(&[1, 2]).unwrap_or(1);
+                let max = min + world.one_of(&[0, 1, 2, 3]).unwrap_or(1);
                 self.wish(Wish::Scale { job, min, max });
             }
             _ if world.dice(0..2) == 0 => self.wish(Wish::Drain { worker: one }),

@@ -92,6 +92,12 @@ impl World {
         lock(&self.dice).random_range(range)
     }
 
+    /// Any of these; `None` of none.
+    pub(crate) fn one_of<T: Copy>(&self, all: &[T]) -> Option<T> {
+        let nth = self.dice(0..all.len().max(1) as u64);
+        all.get(usize::try_from(nth).ok()?).copied()
+    }
+
     pub(crate) fn rows(&self) -> MutexGuard<'_, Rows> {
         lock(&self.rows)
     }
@@ -183,8 +189,7 @@ impl World {
             .map(|(_, id)| *id)
             .collect();
         drop(processes);
-        let nth = self.dice(0..own.len().max(1) as u64);
-        own.get(usize::try_from(nth).ok()?).copied()
+        self.one_of(&own)
     }
 
     /// The way to ask a host's agent to leave.

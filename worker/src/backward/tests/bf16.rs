@@ -1,16 +1,6 @@
 //! bf16 is for forward and backward only.
 
 use super::*;
-use crate::collective::solo;
-
-fn alone(precision: Precision) -> Machine {
-    Machine {
-        world: 1,
-        groups: 1,
-        groups_at_once: 1,
-        precision,
-    }
-}
 
 fn all(gradients: &[(String, Vec<f64>)]) -> Vec<f64> {
     gradients
@@ -21,8 +11,8 @@ fn all(gradients: &[(String, Vec<f64>)]) -> Vec<f64> {
 
 #[test]
 fn a_step_in_bf16_goes_the_way_of_one_in_fp32() {
-    let whole = train(alone(Precision::Fp32), true, 1).remove(0);
-    let half = train(alone(Precision::Bf16), true, 1).remove(0);
+    let whole = train(Machine::plain(1, Precision::Fp32), true, 1).remove(0);
+    let half = train(Machine::plain(1, Precision::Bf16), true, 1).remove(0);
     let (loss, near) = (whole.figures[0], half.figures[0]);
     assert!((loss - near).abs() < 0.03 * loss, "{loss} and {near}");
     assert_ne!(loss, near, "it was not computed in bf16");
@@ -34,28 +24,14 @@ fn a_step_in_bf16_goes_the_way_of_one_in_fp32() {
 
 #[test]
 fn under_bf16_weights_statistics_momentum_and_gradients_stay_fp32() {
-    let gang = solo::gang();
-    let layout = Layout::new(BATCH, BATCH, 1, 1).expect("a layout");
-    let order = RowOrder::of_step(&layout).expect("an order");
-    let compute = Compute::cpu(Precision::Bf16);
-    let mut model = Model::new(&spec(true), 7, compute).expect("a model");
-    let mut buckets = Buckets::new(&model, gang.gradients.clone()).expect("buckets");
-    let mut optimizer = Optimizer::new(&lars(), &model).expect("an optimiser");
-    let batches = micro_batches(&layout, Rank::new(0), (1, 2), compute);
-    let step = Contrastive {
-        loss: &LOSS,
-        order: &order,
-        queue: None,
-        gang: &gang,
-    };
-    contrastive_step(&model, &mut buckets, &batches, &step).expect("a step");
-    optimizer
-        .commit(&mut model, &buckets, PACE)
-        .expect("a commit");
-    for named in state(&model, &optimizer) {
+    let alone = Machine::plain(1, Precision::Bf16);
+    let mut rig = Rig::new(&spec(true), alone, 2, solo::gang());
+    rig.step().expect("a step");
+    rig.commit().expect("a commit");
+    for named in rig.state() {
         assert_eq!(named.tensor.kind(), Kind::Float, "{}", named.name);
     }
-    for gradient in buckets.gradients() {
+    for gradient in rig.buckets.gradients() {
         assert_eq!(gradient.kind(), Kind::Float);
         assert!(gradient.isfinite().all().int64_value(&[]) == 1);
     }

@@ -75,7 +75,7 @@ bench: build ## the measurements of docs/results.md, each beside its peer (insta
 	tests/peers/compare $(BIN)
 
 sim: ## ten thousand simulations of a cluster on a bad network, in virtual time (half an hour; SIM_SEED=n runs one again)
-	SIM_SEEDS=$${SIM_SEEDS:-10000} cargo nextest run --release --workspace --test sim --no-capture promises_hold
+	SIM_SEEDS=$${SIM_SEEDS:-10000} cargo test --release --workspace --test sim -- --nocapture promises_hold
 
 chaos: build ## processes and links that die at random; a job that ends with the weights of an undisturbed run (SEED=n FAULTS=n)
 	$(BIN)/chaos --seed $(SEED) --faults $(FAULTS) $(CHAOS_ARGUMENTS)

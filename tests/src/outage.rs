@@ -59,11 +59,11 @@ const SUBMITS: usize = 8;
 const TICK: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Runs all outages against one cluster.
+/// Runs all outages against one cluster, and tells the cost of each as it comes.
 ///
 /// # Errors
 /// A promise that was not kept, by name; or the harness fails.
-pub async fn measure(away: &[Duration]) -> Result<Vec<Cost>> {
+pub async fn measure(away: &[Duration], tell: impl Fn(&Cost)) -> Result<()> {
     let folder = tempfile::Builder::new()
         .prefix("diptych-outage-")
         .tempdir()?;
@@ -86,15 +86,13 @@ pub async fn measure(away: &[Duration]) -> Result<Vec<Cost>> {
         .wait(&job, |now| stepped(now, "pretrain", 3))
         .await?;
     let mut ledger = Ledger::new(cluster.dir(), WORKERS, &job);
-    let mut costs = Vec::new();
     for moment in Moment::ALL {
         for &away in away {
             let cost = outage(&mut cluster, &mut ledger, (&job, &spec), moment, away).await;
-            costs.push(cost.with_context(|| format!("{moment:?}, away {away:?}"))?);
+            tell(&cost.with_context(|| format!("{moment:?}, away {away:?}"))?);
         }
     }
-    cluster.passed()?;
-    Ok(costs)
+    cluster.passed()
 }
 
 async fn outage(

@@ -39,7 +39,7 @@ pub fn solution(state: &State, now: Now) -> Solution {
         .iter()
         .take(most)
         .filter_map(|key| state.job(&key.job))
-        .filter_map(|job| claim(job, state.settings(), now.mono));
+        .filter_map(|job| claim(state, job, now.mono));
     solve(&problem, requests)
 }
 
@@ -50,7 +50,7 @@ const HEAD: usize = 64;
 fn start(state: &mut State, id: &JobId, seats: Vec<Seat>, now: Now, out: &mut Outcome) {
     let settings = *state.settings();
     let Some(job) = state.job(id) else { return };
-    let Readiness::Phase(index) = readiness(job, &settings, now.mono) else {
+    let Readiness::Phase(index) = readiness(state, job, now.mono) else {
         return;
     };
     evict(state, id, &seats, now, out);
@@ -63,6 +63,7 @@ fn start(state: &mut State, id: &JobId, seats: Vec<Seat>, now: Now, out: &mut Ou
         .newest_verified()
         .map(|checkpoint| checkpoint.record.id);
     let kept = std::mem::take(&mut phase.kept);
+    phase.away = None;
     let remembers = seats
         .iter()
         .any(|seat| kept.get(seat) == Some(&Brings::State));

@@ -4,7 +4,8 @@ use diptych_common::ids::JobId;
 
 use super::begin::begin_if_ready;
 use crate::core::{
-    Job, Mono, Now, Outcome, RankState, Run, Settings, Stage, State, StoredJob, WorkerRecord,
+    Away, Job, Mono, Now, Outcome, PhaseState, RankState, Run, Settings, Stage, State, StoredJob,
+    WorkerRecord,
 };
 use crate::track::{self, Ending};
 
@@ -29,7 +30,14 @@ pub fn restored(
 fn reattaching(job: &mut Job, settings: &Settings, now: Mono) {
     for phase in &mut job.phases {
         phase.waiting = now;
+        let until = now.after(settings.reattach_grace);
         let Some(placement) = phase.placement() else {
+            // Its trainers wait for an attempt that the former process did not live to place.
+            let last = phase.record.attempt == job.record.last_attempt;
+            if last && matches!(phase.record.state, PhaseState::Waiting) {
+                let workers = phase.record.gang.iter().cloned().collect();
+                phase.away = Some(Away { workers, until });
+            }
             continue;
         };
         let (world, beside) = (placement.seats.len(), placement.reserves.len());
@@ -43,12 +51,7 @@ fn reattaching(job: &mut Job, settings: &Settings, now: Mono) {
         // Where everything is finished and committed, only the verification is left: nobody has to come back.
         let (stage, rank) = match placement.finished.filter(|step| committed(*step)) {
             Some(step) => (Stage::Training, RankState::Left { step }),
-            None => (
-                Stage::Reattaching {
-                    until: now.after(settings.reattach_grace),
-                },
-                RankState::Away,
-            ),
+            None => (Stage::Reattaching { until }, RankState::Away),
         };
         let mut run = Run::new(stage, rank, world, now);
         run.reserves = vec![RankState::Away; beside];

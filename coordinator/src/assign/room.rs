@@ -38,11 +38,11 @@ pub fn make(state: &mut State, waiting: &[(JobId, Wait)], now: Now, out: &mut Ou
 /// The kind of device that a job waits for.
 fn wants(state: &State, id: &JobId, now: Now) -> Option<Device> {
     let job = state.job(id)?;
-    match readiness(job, state.settings(), now.mono) {
+    match readiness(state, job, now.mono) {
         Readiness::Phase(index) | Readiness::Pausing { index, .. } => {
             Some(job.submission.phases[index].device)
         }
-        Readiness::Verifying(_) | Readiness::Nothing => None,
+        Readiness::Verifying(_) | Readiness::Returning(_) | Readiness::Nothing => None,
     }
 }
 

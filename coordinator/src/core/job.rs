@@ -137,6 +137,8 @@ pub struct Phase {
     pub waiting: Mono,
     /// Trainers of its last attempt that wait for the next one, by what they bring; only while it waits.
     pub kept: BTreeMap<Seat, Brings>,
+    /// Who may still bring its state, after a restart of the coordinator; only while it waits.
+    pub away: Option<Away>,
     /// What was learned of its steps.
     pub pace: Pace,
 }
@@ -150,6 +152,15 @@ pub enum Brings {
     Readiness,
     /// A process that still loads.
     Process,
+}
+
+/// Workers of a phase's last attempt that had not been heard since the coordinator started when it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Away {
+    /// Which ones.
+    pub workers: BTreeSet<WorkerId>,
+    /// How long it is worth waiting for what their trainers may hold.
+    pub until: Mono,
 }
 
 /// Numbers of ranks.
@@ -368,6 +379,7 @@ impl Phase {
             run: None,
             waiting: Mono::default(),
             kept: BTreeMap::new(),
+            away: None,
             pace: Pace::default(),
         }
     }

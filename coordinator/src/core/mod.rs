@@ -33,8 +33,8 @@ pub use event::{
 pub use failure::{Exit, Failure, FailureKind};
 pub use invariants::check_invariants;
 pub use job::{
-    Brings, Budget, Job, JobRecord, JobState, Metric, Phase, PhasePlan, PhaseRecord, PhaseState,
-    Placement, Progress, Range, RequestId, Seat, Secret, StartFrom, Submission,
+    Away, Brings, Budget, Job, JobRecord, JobState, Metric, Phase, PhasePlan, PhaseRecord,
+    PhaseState, Placement, Progress, Range, RequestId, Seat, Secret, StartFrom, Submission,
 };
 pub use outcome::{
     Answer, BeginState, Effect, Happening, Ignored, Order, OrderTo, Outcome, Peer, PrepareOrder,

@@ -205,7 +205,7 @@ fn trouble(checkpoint: Option<&Checkpoint>) -> String {
 
 fn waiting(state: &State, job: &Job, now: Mono) -> Vec<Reason> {
     let mut reasons = Vec::new();
-    let index = match readiness(job, state.settings(), now) {
+    let index = match readiness(state, job, now) {
         Readiness::Phase(index) => {
             reasons.push(placement(state, job, index, now));
             Some(index)
@@ -235,6 +235,14 @@ fn waiting(state: &State, job: &Job, now: Mono) -> Vec<Reason> {
                 .map(|first| first.log.clone())
                 .unwrap_or_default();
             reasons.push(pause);
+            Some(index)
+        }
+        Readiness::Returning(index) => {
+            let plan = &job.submission.phases[index];
+            let message = "waits for workers whose trainers may hold its state to connect again; it goes on from a \
+                           checkpoint if they stay away"
+                .to_owned();
+            reasons.push(reason("workers_returning", Some(&plan.name), message));
             Some(index)
         }
         Readiness::Nothing => None,
@@ -288,7 +296,7 @@ fn placement(state: &State, job: &Job, index: usize, now: Mono) -> Reason {
         .queue()
         .iter()
         .filter_map(|key| state.job(&key.job))
-        .filter_map(|job| claim(job, state.settings(), now));
+        .filter_map(|job| claim(state, job, now));
     let solution = solve(&problem, requests);
     let wait = solution
         .waiting

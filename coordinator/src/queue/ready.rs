@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::core::{Brings, Job, Mono, Phase, PhaseState, Settings};
+use diptych_common::ids::WorkerId;
+
+use crate::core::{Away, Brings, Job, Mono, Phase, PhaseState, Seat, Settings, State};
 use crate::place::GangRequest;
 
 /// What a job without a live attempt is ready for.
@@ -19,6 +21,8 @@ pub enum Readiness {
         /// What is left of it.
         left: Duration,
     },
+    /// This phase, once a worker is back whose trainers may hold its state (or is known not to come).
+    Returning(usize),
     /// Nothing: no phase waits.
     Nothing,
 }
@@ -27,7 +31,8 @@ pub enum Readiness {
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What a job without a live attempt is ready for. One phase of a job runs at a time.
-pub fn readiness(job: &Job, settings: &Settings, now: Mono) -> Readiness {
+pub fn readiness(state: &State, job: &Job, now: Mono) -> Readiness {
+    let settings = state.settings();
     let inputs_done = |index: usize| {
         let inputs = &job.submission.phases[index].inputs;
         inputs.iter().all(|input| {
@@ -45,16 +50,51 @@ pub fn readiness(job: &Job, settings: &Settings, now: Mono) -> Readiness {
     let phase = &job.phases[index];
     let left =
         pause(phase.record.budget.failures, settings).saturating_sub(now.since(phase.waiting));
-    let remembers = !phase.record.forget && phase.kept.values().any(|b| *b == Brings::State);
+    let memory = memory(state, phase, now);
     if !left.is_zero() {
         Readiness::Pausing { index, left }
-    } else if !remembers
+    } else if memory == Memory::Returning {
+        Readiness::Returning(index)
+    } else if memory == Memory::None
         && newer_unverified(phase)
         && now.since(phase.waiting) < settings.verify_grace
     {
         Readiness::Verifying(index)
     } else {
         Readiness::Phase(index)
+    }
+}
+
+/// Whether trainers hold the state that a phase is to go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// On a worker that can be reached.
+    Here,
+    /// On workers that may be back in a moment: a checkpoint would lose what they hold.
+    Returning,
+    /// Nowhere.
+    None,
+}
+
+fn memory(state: &State, phase: &Phase, now: Mono) -> Memory {
+    if phase.record.forget {
+        return Memory::None;
+    }
+    let brings = |(seat, brings): (&Seat, &Brings)| match brings {
+        Brings::State => state.worker(&seat.worker),
+        Brings::Readiness | Brings::Process => None,
+    };
+    let mut holders = phase.kept.iter().filter_map(brings).peekable();
+    let suspect = holders.peek().is_some();
+    if holders.any(|worker| worker.session().is_some()) {
+        return Memory::Here;
+    }
+    let unheard = |worker: &WorkerId| state.worker(worker).is_none();
+    let away = |away: &Away| now < away.until && away.workers.iter().any(unheard);
+    if suspect || phase.away.as_ref().is_some_and(away) {
+        Memory::Returning
+    } else {
+        Memory::None
     }
 }
 
@@ -69,10 +109,13 @@ pub fn pause(failures: u32, settings: &Settings) -> Duration {
     }
 }
 
-/// The gang that a job asks for. One that pauses asks, too: nobody behind it takes its devices meanwhile.
-pub fn claim(job: &Job, settings: &Settings, now: Mono) -> Option<GangRequest> {
-    let index = match readiness(job, settings, now) {
-        Readiness::Phase(index) | Readiness::Pausing { index, .. } => index,
+/// The gang that a job asks for. One that pauses, or whose state is on its way, asks, too: nobody behind it takes its
+/// devices meanwhile.
+pub fn claim(state: &State, job: &Job, now: Mono) -> Option<GangRequest> {
+    let index = match readiness(state, job, now) {
+        Readiness::Phase(index)
+        | Readiness::Pausing { index, .. }
+        | Readiness::Returning(index) => index,
         Readiness::Verifying(_) | Readiness::Nothing => return None,
     };
     let (plan, range) = (&job.submission.phases[index], job.range(index));

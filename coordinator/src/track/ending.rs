@@ -33,8 +33,11 @@ pub fn end_attempt(state: &mut State, id: &JobId, ending: Ending, now: Now, out:
     };
     let (job, placement) = (job.clone(), placement.clone());
     let end = to_blame(&job, index, &ending);
-    let kept = match &job.phases[index].run {
-        Some(run) => recover::survivors(state, id, (&placement, run), &end),
+    let (kept, away) = match &job.phases[index].run {
+        Some(run) => (
+            recover::survivors(state, id, (&placement, run), &end),
+            recover::away(&placement, run),
+        ),
         None => Default::default(),
     };
     let (reason, at) = (words(&ending), Some((index, placement.attempt)));
@@ -75,7 +78,7 @@ pub fn end_attempt(state: &mut State, id: &JobId, ending: Ending, now: Now, out:
     };
     abort(state, id, &placement, (reason, goes_on, &end), out);
     if goes_on {
-        recover::keep(state, id, index, &placement, kept);
+        recover::keep(state, id, index, &placement, (kept, away));
     }
     release(state, id, &placement, now);
     if let Some(failure) = blamed {

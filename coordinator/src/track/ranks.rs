@@ -275,14 +275,14 @@ fn beside(
 /// A report of an attempt that is not live. Trainers of a phase that is done end by themselves.
 fn stale(state: &State, report: &RankReport, out: &mut Outcome) {
     out.ignore(Ignored::StaleAttempt);
-    let me = RankId {
-        job: report.job.clone(),
-        attempt: report.attempt,
-        rank: report.rank,
-    };
-    let kept = Hold::Kept(me);
     let worker = state.worker(&report.worker);
-    if worker.is_some_and(|worker| worker.slots.iter().any(|slot| slot.hold == kept)) {
+    let mut holds = worker.iter().flat_map(|worker| &worker.slots);
+    let is_mine = |rank: &RankId| rank.job == report.job;
+    let waits = |hold: &Hold| {
+        matches!(hold, Hold::Kept(rank) if is_mine(rank)
+            && (rank.attempt, rank.rank) == (report.attempt, report.rank))
+    };
+    if holds.clone().any(|slot| waits(&slot.hold)) {
         return;
     }
     let done = state.job(&report.job).is_some_and(|job| {
@@ -293,13 +293,18 @@ fn stale(state: &State, report: &RankReport, out: &mut Outcome) {
     });
     if !done && !matches!(report.event, RankEvent::Exited { .. }) {
         let reason = format!("attempt {} has ended", report.attempt);
+        // It may have spoken before its agent heard that a later attempt is to go on from what it holds.
+        let goes_on = |hold: &Hold| {
+            hold.rank()
+                .is_some_and(|rank| is_mine(rank) && rank.attempt > report.attempt)
+        };
         out.send(
             report.session,
             Order::Abort {
                 job: report.job.clone(),
                 attempt: report.attempt,
                 reason,
-                keep: false,
+                keep: holds.any(|slot| goes_on(&slot.hold)),
                 end: Vec::new(),
             },
         );

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use diptych_common::ids::{JobId, Rank, WorkerId};
 
 use crate::core::{
-    Brings, Hold, Now, Order, Outcome, Placement, RankId, RankState, Run, Seat, State,
+    Away, Brings, Hold, Now, Order, Outcome, Placement, RankId, RankState, Run, Seat, Stage, State,
 };
 
 /// The trainers of an attempt that can go on, by what they bring. Not those in `end`, those whose process has ended,
@@ -45,13 +45,26 @@ pub fn survivors(
     placement.all().zip(states).filter_map(member).collect()
 }
 
-/// Keeps these trainers for their job's next attempt.
+/// Workers of an attempt's gang that have not been heard since the coordinator started.
+pub fn away(placement: &Placement, run: &Run) -> Option<Away> {
+    let Stage::Reattaching { until } = run.stage else {
+        return None;
+    };
+    let unheard = |(seat, rank): (&Seat, &RankState)| {
+        matches!(rank, RankState::Away).then(|| seat.worker.clone())
+    };
+    let workers = placement.seats.iter().zip(&run.ranks).filter_map(unheard);
+    let workers = workers.collect();
+    Some(Away { workers, until })
+}
+
+/// Keeps these trainers for their job's next attempt, and what may come back for it in mind.
 pub fn keep(
     state: &mut State,
     id: &JobId,
     index: usize,
     placement: &Placement,
-    kept: BTreeMap<Seat, Brings>,
+    (kept, away): (BTreeMap<Seat, Brings>, Option<Away>),
 ) {
     for (rank, seat) in placement.all() {
         let slot = state
@@ -67,6 +80,7 @@ pub fn keep(
     }
     if let Some(job) = state.job_mut(id) {
         job.phases[index].kept = kept;
+        job.phases[index].away = away;
     }
 }
 

@@ -68,6 +68,20 @@ fn survivors_go_on_in_the_same_breath_as_the_failure() {
 }
 
 #[test]
+fn what_a_survivor_said_before_it_heard_of_the_failure_costs_it_nothing() {
+    let mut env = training(1);
+    env.say("job-1", 1, exited(Exit::Signal(9)));
+    assert_eq!(env.live("job-1").1, 2);
+    env.orders.clear();
+    env.say_as("w1", "job-1", 1, 0, progress(6));
+    env.say_as("w1", "job-1", 1, 0, held(6));
+    for (_, order) in &env.orders {
+        let kept = matches!(order, Order::Abort { keep: true, end, .. } if end.is_empty());
+        assert!(kept, "{order:?} takes the state from attempt 2");
+    }
+}
+
+#[test]
 fn too_few_survivors_wait_with_their_state_for_the_dead_rank() {
     let mut env = training(3);
     env.reset("w2");

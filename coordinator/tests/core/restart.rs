@@ -1,6 +1,6 @@
 //! The coordinator comes back from its store.
 
-use diptych_coordinator::core::{Exit, Stage};
+use diptych_coordinator::core::{Exit, Order, Stage, StartFrom};
 
 use crate::env::*;
 use crate::words::*;
@@ -84,6 +84,68 @@ fn an_attempt_that_lacks_a_rank_after_the_grace_is_made_anew() {
     env.register("w2", "2", 1, &[]);
     env.say_as("w1", "job-1", 1, 0, exited(Exit::Signal(9)));
     assert_eq!(env.live("job-1").1, 2);
+}
+
+#[test]
+fn a_state_that_is_on_its_way_back_is_waited_for() {
+    for fails_before in [false, true] {
+        let mut env = Env::with_workers(&["w1", "w2"]);
+        env.submit("job-1", &submission((1, 2), 0, &["a"]));
+        env.all_ready("job-1", 0);
+        env.save("job-1", 4);
+        env.verify_all(None);
+        env.say("job-1", 1, progress(9));
+        if fails_before {
+            // It was kept for the next attempt, which was not placed yet.
+            env.reset("w2");
+            env.say("job-1", 0, exited(Exit::Signal(9)));
+            assert!(env.job("job-1").live().is_none());
+        }
+        env.restart();
+        // The trainer of rank 0 was killed meanwhile; its agent is sooner than the other.
+        env.register("w1", "1", 1, &[]);
+        env.wait_alive(3_000, &["w1"]);
+        assert!(env.job("job-1").live().is_none(), "{:?}", env.history);
+        env.register_held("w2", ("job-1", 1, 1), 9);
+        let orders: Vec<_> = env
+            .orders
+            .iter()
+            .filter_map(|(worker, order)| match order {
+                Order::Prepare(prepare) => Some((worker.to_string(), prepare.start)),
+                _ => None,
+            })
+            .collect();
+        assert!(
+            orders.contains(&("w2".to_owned(), StartFrom::Memory)),
+            "{orders:?}"
+        );
+    }
+}
+
+#[test]
+fn a_state_that_does_not_come_back_is_waited_for_no_longer_than_its_rank_would_be() {
+    let mut env = Env::with_workers(&["w1", "w2"]);
+    env.submit("job-1", &submission((1, 2), 0, &["a"]));
+    env.all_ready("job-1", 0);
+    env.restart();
+    env.register("w1", "1", 1, &[]);
+    env.wait_alive(29_000, &["w1"]);
+    assert!(env.job("job-1").live().is_none());
+    env.wait_alive(1_500, &["w1"]);
+    assert_eq!(env.live("job-1").1, 2);
+}
+
+#[test]
+fn a_survivor_whose_stream_was_reset_is_waited_for() {
+    let mut env = Env::with_workers(&["w1", "w2"]);
+    env.submit("job-1", &submission((1, 2), 0, &["a"]));
+    env.all_ready("job-1", 0);
+    env.reset("w2");
+    env.say("job-1", 0, exited(Exit::Signal(9)));
+    env.wait_alive(500, &["w1"]);
+    assert!(env.job("job-1").live().is_none());
+    env.register_held("w2", ("job-1", 1, 1), 5);
+    assert_eq!(env.live("job-1").2, ["w2"], "it goes on by itself");
 }
 
 #[test]

@@ -22,7 +22,7 @@ async fn main() -> Result<()> {
         .map(Duration::from_secs)
         .collect();
     println!("killed        away   steps alone   steps lost   ready   acknowledged");
-    for cost in measure(&away).await? {
+    measure(&away, |cost| {
         println!(
             "{:<12} {:>3} s {:>13} {:>12} {:>5.2} s {:>14}",
             format!("{:?}", cost.moment),
@@ -32,7 +32,8 @@ async fn main() -> Result<()> {
             cost.ready.as_secs_f64(),
             cost.submitted
         );
-    }
+    })
+    .await?;
     println!(
         "no trainer was restarted but the one that was killed; every acknowledged job is there once"
     );

@@ -209,6 +209,11 @@ impl AgentState {
         })
     }
 
+    /// Whether a trainer of this job lives.
+    pub fn runs(&self, job: &JobId) -> bool {
+        self.processes().any(|process| process.key.job == *job)
+    }
+
     /// Whether any trainer lives.
     pub fn is_idle(&self) -> bool {
         self.processes().next().is_none()

@@ -246,7 +246,10 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
             },
             SessionEvent::Asked(Down::Abort(abort)) => match abort.job.parse::<JobId>() {
                 Ok(job) => {
-                    tracing::info!(%job, attempt = abort.attempt, reason = abort.reason, keep = abort.keep, "attempt aborted");
+                    // After a reconnect most are of attempts that ended here long ago.
+                    if self.state.runs(&job) {
+                        tracing::info!(%job, attempt = abort.attempt, reason = abort.reason, keep = abort.keep, "attempt aborted");
+                    }
                     let order = AbortOrder {
                         job,
                         attempt: Attempt::new(abort.attempt),

@@ -44,14 +44,15 @@ impl AgentState {
             let mut stays_for = false;
             if let Some(waiting) = &mut seat.waiting
                 && waiting.key.job == order.job
-                && waiting.key.attempt <= order.attempt
             {
-                let ends = order.keep && !ends_by(order, waiting.key.attempt, waiting.key.rank);
+                let later = waiting.key.attempt > order.attempt;
+                let kept = order.keep && !ends_by(order, waiting.key.attempt, waiting.key.rank);
                 let leaves_to_hold = seat.process.as_ref().is_some_and(Process::leaves_to_hold);
-                stays_for = ends && leaves_to_hold;
-                if stays_for {
+                // An order that comes late takes nothing from an attempt that is to go on from what the process holds.
+                stays_for = leaves_to_hold && (later || kept);
+                if stays_for && !later {
                     waiting.held_back = Some(order.reason.clone());
-                } else {
+                } else if !later {
                     dropped.extend(seat.waiting.take().map(|waiting| waiting.key));
                 }
             }

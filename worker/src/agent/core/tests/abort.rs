@@ -163,6 +163,19 @@ fn a_state_survives_a_second_abort_before_it_was_taken_up() {
 }
 
 #[test]
+fn an_abort_that_comes_late_takes_no_state_from_the_attempt_that_waits_for_it() {
+    let mut table = Table::training();
+    table.apply(Event::Abort(keep(1)));
+    table.start(2, 0, 0);
+    assert_eq!(
+        told_to_leave(&table.apply(Event::Abort(abort(1)))),
+        [(key(1, 1), false)],
+        "nobody waits for the other one"
+    );
+    assert_eq!(taken_up(&table.report(1, 0, held(7))), [key(2, 0)]);
+}
+
+#[test]
 fn a_rank_whose_process_dies_while_it_is_held_back_never_starts() {
     let mut table = Table::training();
     table.apply(Event::Abort(keep(1)));

@@ -44,10 +44,11 @@ pub enum Activity {
 }
 
 /// Step times of a phase over its attempts with one number of ranks: with another, steps take another time. The first
-/// report of an attempt is not among them: it holds the warm-up.
+/// report of an attempt holds the warm-up, and counts only while there is no other.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Pace {
     world: usize,
+    first: Option<f64>,
     seconds: VecDeque<f64>,
 }
 
@@ -131,14 +132,20 @@ impl Pulse {
 // === impl Pace ===
 
 impl Pace {
-    /// Remembers a step time of a gang of `world`.
-    pub fn learn(&mut self, world: usize, step_s: f64) {
+    /// Remembers a step time of a gang of `world`; `first` says that it is a rank's first report of an attempt.
+    pub fn learn(&mut self, world: usize, step_s: f64, first: bool) {
         if !step_s.is_finite() || step_s <= 0.0 {
             return;
         }
         if self.world != world {
-            self.seconds.clear();
-            self.world = world;
+            *self = Self {
+                world,
+                ..Self::default()
+            };
+        }
+        if first {
+            self.first = Some(step_s);
+            return;
         }
         if self.seconds.len() == REMEMBERED {
             self.seconds.pop_front();
@@ -153,6 +160,7 @@ impl Pace {
         seconds
             .get(seconds.len() / 2)
             .copied()
+            .or(self.first)
             .filter(|_| self.world == world)
     }
 }
@@ -165,16 +173,18 @@ mod tests {
     fn the_pace_is_not_moved_by_single_stalls() {
         let mut pace = Pace::default();
         assert_eq!(pace.step_s(2), None);
+        pace.learn(2, 7.0, true);
+        assert_eq!(pace.step_s(2), Some(7.0), "better than nothing");
         for step_s in [0.1, 0.1, 30.0, 0.1, f64::NAN, 0.0] {
-            pace.learn(2, step_s);
+            pace.learn(2, step_s, false);
         }
         assert_eq!(pace.step_s(2), Some(0.1));
         assert_eq!(pace.step_s(1), None, "another gang has another pace");
         for _ in 0..REMEMBERED {
-            pace.learn(2, 2.0);
+            pace.learn(2, 2.0, false);
         }
         assert_eq!(pace.step_s(2), Some(2.0));
-        pace.learn(1, 4.0);
+        pace.learn(1, 4.0, false);
         assert_eq!(pace.step_s(1), Some(4.0));
     }
 

@@ -53,9 +53,8 @@ pub(super) fn progress(
         }
     }
     let world = run.ranks.len();
-    if !run.pulse.stepped(member.rank, at.step, now.mono) {
-        phase.pace.learn(world, at.step_s);
-    }
+    let first = run.pulse.stepped(member.rank, at.step, now.mono);
+    phase.pace.learn(world, at.step_s, first);
     let straggles = run.pulse.strode(member.rank, at.step_s, at.waited_s);
     let slowness = run.pulse.slowness(member.rank).unwrap_or_default();
     let progress = &mut phase.progress;

@@ -54,6 +54,21 @@ fn a_stopped_trainer_under_a_live_agent_is_noticed_and_named() {
 }
 
 #[test]
+fn a_gang_that_stops_just_after_the_coordinator_restarted_is_noticed_as_soon() {
+    let mut env = running();
+    stepped(&mut env, [5, 5]);
+    env.restart();
+    for (rank, name) in (0..).zip(BOTH) {
+        env.register(name, "1", 1, &[("job-1", 1, rank, 0)]);
+    }
+    stepped(&mut env, [6, 6]);
+    env.wait_alive(59_000, &BOTH);
+    assert_eq!(env.live("job-1").1, 1);
+    env.wait_alive(1_500, &BOTH);
+    assert_eq!(failure(&env).kind, FailureKind::Stalled);
+}
+
+#[test]
 fn steps_and_other_work_are_progress_and_repetitions_are_not() {
     let mut env = running();
     for step in 1..4 {

@@ -105,8 +105,10 @@ fn an_abort_anywhere_changes_nothing() {
         assert!(own.iter().all(|(step, value)| whole[step] == *value));
         assert!(name == "loss" || own == whole, "every evaluation is made");
     }
-    let bests: Vec<Step> = fleet.bests.iter().copied().collect();
-    assert_eq!(bests, whole.bests);
+    // One whose save was cut short by an abort is not made again once a better one is at hand: it is nobody's result.
+    assert_eq!(fleet.bests.last(), whole.bests.last());
+    let others = |best: &Step| whole.bests.contains(best);
+    assert!(fleet.bests.iter().all(others), "{:?}", fleet.bests);
 }
 
 #[test]

@@ -133,12 +133,19 @@ impl Collector for Page {
                 if labels.is_empty() {
                     encode(value, &mut metric)?;
                 } else {
-                    encode(value, &mut metric.encode_family(labels)?)?;
+                    let labels: Labels = labels.iter().map(escaped).collect();
+                    encode(value, &mut metric.encode_family(&labels)?)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// The encoder writes a label's value as it is.
+fn escaped((name, value): &(&'static str, String)) -> (&'static str, String) {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    (*name, value.replace('\n', "\\n"))
 }
 
 fn encode(value: &Value, to: &mut MetricEncoder<'_>) -> fmt::Result {
@@ -175,13 +182,13 @@ mod tests {
         ]);
         assert_eq!(
             page.unwrap(),
-            "# HELP diptych_lost_steps Steps that were done again.\n\
+            "# HELP diptych_lost_steps Steps that were done again\n\
              # TYPE diptych_lost_steps counter\n\
              diptych_lost_steps_total{job_id=\"a\\\"b\"} 3\n\
-             # HELP diptych_queue_depth Jobs that wait.\n\
+             # HELP diptych_queue_depth Jobs that wait\n\
              # TYPE diptych_queue_depth gauge\n\
              diptych_queue_depth 2.0\n\
-             # HELP diptych_wait_seconds Waits.\n\
+             # HELP diptych_wait_seconds Waits\n\
              # TYPE diptych_wait_seconds histogram\n\
              diptych_wait_seconds_sum 2.25\n\
              diptych_wait_seconds_count 2\n\

@@ -52,6 +52,11 @@ pub async fn restore(backup: &Path, dir: &Path, force: bool) -> Result<Restored,
         .map_err(StoreError::file(dir))?;
     let whole = copy.path().join(DATABASE);
     std::fs::copy(backup, &whole).map_err(StoreError::file(backup))?;
+    // A database that was put aside, or copied by hand, has its last commits beside it.
+    let log = with(backup, "-wal");
+    if log.try_exists().map_err(StoreError::file(&log))? {
+        std::fs::copy(&log, with(&whole, "-wal")).map_err(StoreError::file(&log))?;
+    }
     let (jobs, active) = prepare(backup, &whole).await?;
     std::fs::File::open(&whole)
         .and_then(|file| file.sync_all())
@@ -164,20 +169,25 @@ pub(super) fn clear(dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A database, and what SQLite keeps beside it, under another name.
+/// Gives a database, and what SQLite keeps beside it, another name, too. It stays where it is until the new one takes its
+/// place: a machine that fails meanwhile never leaves none.
 fn put_aside(database: &Path) -> Result<PathBuf, StoreError> {
     let name = format!(
         "{DATABASE}.before-restore-{}",
         clock::unix_millis(clock::now())
     );
     let aside = database.with_file_name(name);
-    // The log first: without it, what is left is still a database, if an older one.
-    for ending in ["-wal", "-shm", ""] {
-        let (from, to) = (with(database, ending), with(&aside, ending));
-        match std::fs::rename(&from, &to) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !ending.is_empty() => {}
-            done => done.map_err(StoreError::file(&from))?,
-        }
+    std::fs::hard_link(database, &aside).map_err(StoreError::file(database))?;
+    let log = with(database, "-wal");
+    match std::fs::rename(&log, with(&aside, "-wal")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        moved => moved.map_err(StoreError::file(&log))?,
+    }
+    // An index of the log, which is made anew.
+    let index = with(database, "-shm");
+    match std::fs::remove_file(&index) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        removed => removed.map_err(StoreError::file(&index))?,
     }
     Ok(aside)
 }

@@ -6,6 +6,8 @@ use diptych_coordinator::store::{self, StoreError};
 use diptych_proto::v1;
 use diptych_proto::v1::admin_service_client::AdminServiceClient;
 use diptych_proto::v1::backup_chunk::Part;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::env::{Coordinator, spec};
 
@@ -133,6 +135,11 @@ async fn a_restore_that_may_not_be_changes_nothing() {
             "{refused}"
         );
     }
+    let newer = dir.path().join("newer");
+    std::fs::copy(&file, &newer).unwrap();
+    migrate_beyond_this_version(&newer).await;
+    let refused = store::restore(&newer, &data, true).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Schema(_)), "{refused}");
     let refused = store::restore(&dir.path().join("none"), &data, true).await;
     assert!(matches!(refused.unwrap_err(), StoreError::File { .. }));
     assert_eq!(std::fs::read(&database).unwrap(), before);
@@ -142,6 +149,19 @@ async fn a_restore_that_may_not_be_changes_nothing() {
         .filter(|name| name.ends_with(".part") || name.contains("before-restore"))
         .collect();
     assert_eq!(names, [""; 0]);
+}
+
+async fn migrate_beyond_this_version(database: &Path) {
+    let options = SqliteConnectOptions::new().filename(database);
+    let mut connection = options.connect().await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations
+         SELECT 9999, description, installed_on, success, checksum, execution_time FROM _sqlx_migrations LIMIT 1",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    connection.close().await.unwrap();
 }
 
 #[tokio::test]

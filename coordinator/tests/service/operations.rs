@@ -5,6 +5,11 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use diptych_proto::v1;
+use diptych_proto::v1::job_service_client::JobServiceClient;
+
+use crate::env::spec;
+
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diptych-coordinator"));
     command.env_clear();
@@ -159,4 +164,45 @@ fn those_who_watch_a_coordinator_are_told_all_that_the_documents_promise() {
         let typed = format!("# TYPE {family} ");
         assert!(page.contains(&typed), "{name} is not served:\n{page}");
     }
+}
+
+#[tokio::test]
+async fn the_log_tells_a_job_s_history_in_fields() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = dir.path().join("port");
+    let mut process = program()
+        .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
+        .arg("--data-dir")
+        .arg(dir.path().join("data"))
+        .arg("--port-file")
+        .arg(&port)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = BufReader::new(process.stderr.take().unwrap());
+    let mut lines = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    let listening = lines.find(|line| {
+        let message = line["fields"]["message"].as_str();
+        message.is_some_and(|message| message.starts_with("listening on "))
+    });
+    assert!(listening.is_some());
+    let port = std::fs::read_to_string(&port).unwrap();
+    let url = format!("http://127.0.0.1:{}", port.trim_end());
+    let mut client = JobServiceClient::connect(url).await.unwrap();
+    let request = v1::SubmitRequest {
+        spec: Some(spec()),
+        request_id: String::new(),
+        dry_run: false,
+    };
+    let job = client.submit(request).await.unwrap().into_inner().job;
+    let told = lines.find(|line| line["fields"]["kind"] == "submitted");
+    let fields = &told.unwrap()["fields"];
+    assert_eq!(fields["job"], job);
+    for field in ["phase", "attempt", "message"] {
+        assert!(!fields[field].is_null(), "{field} is not in {fields}");
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
 }

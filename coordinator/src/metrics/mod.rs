@@ -2,6 +2,7 @@
 
 mod job; // what is counted of one job
 mod measurements; // of all of them: a fold over committed batches
+mod page; // the counts, as series
 mod gauges; // what the state is, when somebody asks
 mod calls; // how long answers take
 mod port; // the two together, behind the operations port

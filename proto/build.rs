@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "diptych/v1/spec.proto",
         "diptych/v1/worker.proto",
         "diptych/v1/job.proto",
+        "diptych/v1/admin.proto",
     ];
     let descriptors = protox::compile(files, ["."])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);

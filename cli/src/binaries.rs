@@ -22,6 +22,11 @@ impl Program {
         Self::find("diptych-worker", "DIPTYCH_WORKER", environment)
     }
 
+    /// The coordinator, which knows its database.
+    pub(crate) fn coordinator(environment: &Environment) -> Result<Self, Failure> {
+        Self::find("diptych-coordinator", "DIPTYCH_COORDINATOR", environment)
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.0
@@ -65,9 +70,8 @@ impl Program {
 impl Binaries {
     /// Finds all of them.
     pub(crate) fn find(environment: &Environment) -> Result<Self, Failure> {
-        let coordinator = Program::find("diptych-coordinator", "DIPTYCH_COORDINATOR", environment)?;
         Ok(Self {
-            coordinator,
+            coordinator: Program::coordinator(environment)?,
             worker: Program::worker(environment)?,
         })
     }

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use diptych_common::ids::{JobId, PhaseName, WorkerId};
 use diptych_common::spec::{self, JobSpec};
 
+use crate::args::admin::{AdminVerb, DebugBundle, Restore};
 use crate::args::checkpoint::{CheckpointVerb, Export, Inspect, Which};
 use crate::args::job::{Logs, Metrics, SpecFile, Wait};
 use crate::args::local::{DatasetVerb, Local};
@@ -77,6 +78,8 @@ pub(crate) enum Remote {
     Pin { which: Which, pinned: bool },
     Scale(Scale),
     Worker(OfWorkers),
+    Backup { to: PathBuf },
+    DebugBundle(DebugBundle),
 }
 
 /// What to ask about workers, or of one.
@@ -182,6 +185,11 @@ impl Command {
             },
             Verb::Scale(scale) => remote(Remote::Scale(Scale::from_args(scale)?)),
             Verb::Worker(worker) => remote(Remote::Worker(worker.verb.into())),
+            Verb::Admin(admin) => match admin.verb {
+                AdminVerb::Backup(backup) => remote(Remote::Backup { to: backup.to }),
+                AdminVerb::DebugBundle(bundle) => remote(Remote::DebugBundle(bundle)),
+                AdminVerb::Restore(restore) => Self::restore(restore, &environment),
+            },
             Verb::Predict(predict) => {
                 Self::worker("predict", predict.args, globals.output, &environment)
             }
@@ -211,6 +219,21 @@ impl Command {
                 Some(server()?)
             })),
         }
+    }
+
+    /// The coordinator's own program does it, because it knows the database.
+    fn restore(restore: Restore, environment: &Environment) -> Result<Self, Failure> {
+        let mut args = vec![
+            "restore".into(),
+            "--from".into(),
+            restore.from.into_os_string(),
+            "--data-dir".into(),
+            restore.data_dir.into_os_string(),
+        ];
+        if restore.force {
+            args.push("--force".into());
+        }
+        Ok(Self::Become(Program::coordinator(environment)?, args))
     }
 
     fn worker(

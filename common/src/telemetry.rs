@@ -1,12 +1,14 @@
 //! Log output of the processes.
 
+use std::fmt;
 use std::io::IsTerminal as _;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, schemars::JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     #[default]
@@ -33,6 +35,15 @@ pub enum TelemetryError {
     Twice,
 }
 
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
 impl FromStr for LogFormat {
     type Err = String;
 
@@ -45,15 +56,23 @@ impl FromStr for LogFormat {
     }
 }
 
+/// Reads a log filter.
+///
+/// # Errors
+/// It is malformed.
+pub fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(filter).map_err(|error| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
 /// Sends this process's log lines to standard error.
 ///
 /// # Errors
 /// A malformed filter, or a second call.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    let parsed = EnvFilter::try_new(filter).map_err(|error| TelemetryError::Filter {
-        filter: filter.to_owned(),
-        reason: error.to_string(),
-    })?;
+    let parsed = parse_filter(filter)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_ansi(std::io::stderr().is_terminal())

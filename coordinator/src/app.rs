@@ -1,12 +1,15 @@
 //! The process: everything started in order, and stopped in the opposite one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use diptych_common::operations;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::metrics::Port;
 use crate::{driver, grpc};
 
 /// How long open requests may take once the end is asked for.
@@ -23,9 +26,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         data_dir: config.data_dir.clone(),
         settings: config.settings,
     };
+    // Whoever watches may look from the first moment on: opening a large database takes its time.
+    let port = Arc::new(Port::default());
+    let watched = config
+        .metrics_listen
+        .map(|listen| {
+            let serving = operations::serve(listen, port.clone());
+            serving.with_context(|| format!("metrics-listen: listen on {listen}"))
+        })
+        .transpose()?;
     let started = driver::start(options, stop_owner.clone()).await;
     let (handle, owner) = started.context("open the data directory")?;
-    let serving = grpc::serve(handle, config.listen, stop_server.clone()).await;
+    let handle = handle.showing(config.effective);
+    let serving = grpc::serve(handle.clone(), config.listen, stop_server.clone()).await;
     let serving = serving.with_context(|| format!("listen on {}", config.listen))?;
     if let Some(path) = &config.port_file {
         let temporary = path.with_extension("part");
@@ -33,7 +46,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .and_then(|()| std::fs::rename(&temporary, path))
             .with_context(|| format!("write the port to {}", path.display()))?;
     }
+    port.open(handle);
     tracing::info!("listening on {}", serving.address);
+    if let Some(watched) = &watched {
+        tracing::info!("health and metrics on {}", watched.address);
+    }
 
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,

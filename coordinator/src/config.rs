@@ -1,83 +1,81 @@
 //! Settings of the process: a file, then the environment, then flags; the later wins.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use clap::Args;
-use diptych_common::telemetry::LogFormat;
-use diptych_common::units::parse_duration;
-use serde::Deserialize;
+use diptych_common::settings::{DurationText, Effective, Environment, Layers, Problems};
+use diptych_common::telemetry::{LogFormat, parse_filter};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::core::Settings;
 
 /// Where the coordinator listens unless told otherwise: this machine only.
 const LISTEN: &str = "127.0.0.1:7654";
+const METRICS: &str = "0.0.0.0:9464";
 
-/// Flags and environment. What is left out comes from the file, then from the defaults.
-#[derive(Debug, Clone, Default, Args)]
+/// Flags. Each setting may also stand in the file by the same word, and in the environment as `DIPTYCH_` and that word in
+/// capitals: `--data-dir`, `data-dir = "…"`, `DIPTYCH_DATA_DIR`.
+#[derive(Debug, Clone, Default, Args, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct Flags {
-    /// A TOML or YAML file with these settings (`listen = "…"`, `data_dir = "…"`).
-    #[arg(long, env = "DIPTYCH_CONFIG", value_name = "FILE")]
+    /// A TOML or YAML file with these settings (`listen = "…"`, `data-dir = "…"`).
+    #[arg(long, value_name = "FILE")]
+    #[schemars(skip)]
     pub config: Option<PathBuf>,
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7654].
-    #[arg(long, env = "DIPTYCH_LISTEN", value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+    /// Address of `/healthz`, `/readyz` and `/metrics` [default: they are not served].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics_listen: Option<String>,
     /// Directory of the database and the logs; made if it is not there [default: ./diptych-data].
-    #[arg(long, env = "DIPTYCH_DATA_DIR", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Write the bound port to this file, once listening.
-    #[arg(long, env = "DIPTYCH_PORT_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub port_file: Option<PathBuf>,
     /// `text` or `json` [default: text].
-    #[arg(long, env = "DIPTYCH_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT")]
+    #[schemars(with = "Option<LogFormat>")]
     pub log_format: Option<String>,
     /// Log filter, e.g. `info` or `info,diptych_coordinator=debug` [default: info].
-    #[arg(long, env = "DIPTYCH_LOG", value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
     /// How often an agent must be heard [default: 1s].
-    #[arg(long, env = "DIPTYCH_HEARTBEAT", value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION")]
+    #[schemars(with = "Option<DurationText>")]
     pub heartbeat: Option<String>,
     /// A silent agent is lost after this [default: 5s].
-    #[arg(long, env = "DIPTYCH_DEAD_AFTER", value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION")]
+    #[schemars(with = "Option<DurationText>")]
     pub dead_after: Option<String>,
     /// An agent whose connection was reset is lost after this [default: 1s].
-    #[arg(long, env = "DIPTYCH_RECONNECT", value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION")]
+    #[schemars(with = "Option<DurationText>")]
     pub reconnect: Option<String>,
     /// How long ranks may take to come back after a restart of the coordinator [default: 30s].
-    #[arg(long, env = "DIPTYCH_REATTACH_GRACE", value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION")]
+    #[schemars(with = "Option<DurationText>")]
     pub reattach_grace: Option<String>,
     /// How long a gang may take to load before it begins [default: 10m].
-    #[arg(long, env = "DIPTYCH_PREPARE_DEADLINE", value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION")]
+    #[schemars(with = "Option<DurationText>")]
     pub prepare_deadline: Option<String>,
     /// How long a gang that could be larger stays as it is before it grows [default: 10s].
-    #[arg(long, env = "DIPTYCH_GROW_AFTER", value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION")]
+    #[schemars(with = "Option<DurationText>")]
     pub grow_after: Option<String>,
     /// How long a gang may go without a step, at least, before it counts as stuck [default: 60s].
-    #[arg(long, env = "DIPTYCH_STALL", value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION")]
+    #[schemars(with = "Option<DurationText>")]
     pub stall: Option<String>,
     /// Failures within an hour that were a worker's own and keep new ranks off it; 0 never does [default: 5].
-    #[arg(long, env = "DIPTYCH_SUSPECT_AFTER", value_name = "N")]
-    pub suspect_after: Option<u32>,
-}
-
-/// The file's form of [`Flags`].
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct File {
-    listen: Option<String>,
-    data_dir: Option<PathBuf>,
-    port_file: Option<PathBuf>,
-    log_format: Option<String>,
-    log: Option<String>,
-    heartbeat: Option<String>,
-    dead_after: Option<String>,
-    reconnect: Option<String>,
-    reattach_grace: Option<String>,
-    prepare_deadline: Option<String>,
-    grow_after: Option<String>,
-    stall: Option<String>,
-    suspect_after: Option<u32>,
+    #[arg(long, value_name = "N")]
+    #[schemars(with = "Option<u32>")]
+    pub suspect_after: Option<String>,
 }
 
 /// Settings that hold.
@@ -85,6 +83,8 @@ struct File {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where to answer those who watch the process.
+    pub metrics_listen: Option<SocketAddr>,
     /// The data directory.
     pub data_dir: PathBuf,
     /// Where to write the bound port.
@@ -95,204 +95,168 @@ pub struct Config {
     pub log: String,
     /// How long to wait for what.
     pub settings: Settings,
-}
-
-/// A setting that does not work.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read or holds something unknown.
-    #[error("{}: {error}", path.display())]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: config::ConfigError,
-    },
-    /// A setting makes no sense.
-    #[error("{setting}: {problem}")]
-    Setting {
-        /// Its name.
-        setting: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
+    /// All of it, to be shown.
+    pub effective: Effective,
 }
 
 impl Config {
-    /// What holds, of flags (with the environment) over the file over the defaults.
+    /// What holds, of flags over the process's environment over the file over the defaults.
     ///
     /// # Errors
-    /// The first setting that does not work.
-    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
-        let file = flags
-            .config
-            .as_deref()
-            .map(read)
-            .transpose()?
-            .unwrap_or_default();
-        let text = |flag: Option<String>, file: Option<String>, default: &str| {
-            flag.or(file).unwrap_or_else(|| default.to_owned())
-        };
-        let listen = text(flags.listen, file.listen, LISTEN);
-        let log_format = text(flags.log_format, file.log_format, "text");
-        let wrong = |setting, problem: String| ConfigError::Setting { setting, problem };
+    /// Every setting that does not work.
+    pub fn load(flags: &Flags) -> Result<Self, Problems> {
+        Self::from_layers(flags, &|name| std::env::var(name).ok())
+    }
+
+    fn from_layers(flags: &Flags, environment: Environment<'_>) -> Result<Self, Problems> {
+        let mut layers = Layers::read(flags, environment);
         let defaults = Settings::default();
+        let default_listen = SocketAddr::from(([127, 0, 0, 1], 7654));
+        let listen = layers.value("listen", default_listen, |text| {
+            text.parse()
+                .map_err(|_| format!("{text:?} is not an address such as {LISTEN}"))
+        });
+        let metrics_listen = layers.address("metrics-listen", METRICS);
+        let data_dir = layers.text("data-dir", "diptych-data").into();
+        let port_file = layers.optional("port-file", |text| Ok(text.into()));
+        let log_format = layers.value("log-format", LogFormat::default(), str::parse);
+        let log = layers.value("log", "info".to_owned(), |text| {
+            let valid = parse_filter(text).map(|_| text.to_owned());
+            valid.map_err(|error| error.to_string())
+        });
         let settings = Settings {
-            heartbeat: wait(
-                "heartbeat",
-                flags.heartbeat.or(file.heartbeat),
-                defaults.heartbeat,
-            )?,
-            dead_after: wait(
-                "dead-after",
-                flags.dead_after.or(file.dead_after),
-                defaults.dead_after,
-            )?,
-            reconnect: wait(
-                "reconnect",
-                flags.reconnect.or(file.reconnect),
-                defaults.reconnect,
-            )?,
-            reattach_grace: wait(
-                "reattach-grace",
-                flags.reattach_grace.or(file.reattach_grace),
-                defaults.reattach_grace,
-            )?,
-            prepare_deadline: wait(
-                "prepare-deadline",
-                flags.prepare_deadline.or(file.prepare_deadline),
-                defaults.prepare_deadline,
-            )?,
-            grow_after: wait(
-                "grow-after",
-                flags.grow_after.or(file.grow_after),
-                defaults.grow_after,
-            )?,
-            stall: wait("stall", flags.stall.or(file.stall), defaults.stall)?,
-            suspect_after: flags
-                .suspect_after
-                .or(file.suspect_after)
-                .unwrap_or(defaults.suspect_after),
+            heartbeat: layers.duration("heartbeat", defaults.heartbeat),
+            dead_after: layers.duration("dead-after", defaults.dead_after),
+            reconnect: layers.duration("reconnect", defaults.reconnect),
+            reattach_grace: layers.duration("reattach-grace", defaults.reattach_grace),
+            prepare_deadline: layers.duration("prepare-deadline", defaults.prepare_deadline),
+            grow_after: layers.duration("grow-after", defaults.grow_after),
+            stall: layers.duration("stall", defaults.stall),
+            suspect_after: layers.value("suspect-after", defaults.suspect_after, |text| {
+                text.parse()
+                    .map_err(|_| format!("{text:?} is not a number of failures, 0 or more"))
+            }),
             ..defaults
         };
         if settings.dead_after < settings.heartbeat * 2 {
             let problem =
-                "must be at least twice the heartbeat, or healthy agents are taken for dead"
-                    .to_owned();
-            return Err(wrong("dead-after", problem));
+                "must be at least twice the heartbeat, or healthy agents are taken for dead";
+            layers.refuse("dead-after", problem);
         }
+        if metrics_listen.is_some_and(|metrics| metrics.port() != 0 && metrics == listen) {
+            layers.refuse(
+                "metrics-listen",
+                format!("is {listen}, which `listen` is, too"),
+            );
+        }
+        let effective = layers.finish()?;
         Ok(Self {
-            listen: listen.parse().map_err(|_| {
-                wrong(
-                    "listen",
-                    format!("{listen:?} is not an address such as {LISTEN}"),
-                )
-            })?,
-            data_dir: flags
-                .data_dir
-                .or(file.data_dir)
-                .unwrap_or_else(|| PathBuf::from("diptych-data")),
-            port_file: flags.port_file.or(file.port_file),
-            log_format: log_format
-                .parse()
-                .map_err(|problem| wrong("log-format", problem))?,
-            log: text(flags.log, file.log, "info"),
+            listen,
+            metrics_listen,
+            data_dir,
+            port_file,
+            log_format,
+            log,
             settings,
+            effective,
         })
     }
 }
 
-fn read(path: &Path) -> Result<File, ConfigError> {
-    let source = config::File::from(path);
-    let file = config::Config::builder()
-        .add_source(source)
-        .build()
-        .and_then(config::Config::try_deserialize);
-    file.map_err(|error| ConfigError::File {
-        path: path.to_owned(),
-        error,
-    })
-}
-
-fn wait(
-    setting: &'static str,
-    given: Option<String>,
-    default: Duration,
-) -> Result<Duration, ConfigError> {
-    let Some(text) = given else {
-        return Ok(default);
-    };
-    let wait = parse_duration(&text).map_err(|error| ConfigError::Setting {
-        setting,
-        problem: error.to_string(),
-    })?;
-    if wait.is_zero() {
-        return Err(ConfigError::Setting {
-            setting,
-            problem: "must be longer than nothing".to_owned(),
-        });
-    }
-    Ok(wait)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn file(text: &str) -> (tempfile::TempDir, Flags) {
+    fn load(flags: &Flags, given: &[(&str, &str)]) -> Result<Config, String> {
+        let environment = |name: &str| {
+            let found = given.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Config::from_layers(flags, &environment).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn each_layer_wins_over_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("coordinator.toml");
-        std::fs::write(&path, text).unwrap();
-        (
-            dir,
-            Flags {
-                config: Some(path),
-                ..Flags::default()
-            },
+        std::fs::write(
+            &path,
+            "listen = \"127.0.0.1:1\"\nreconnect = \"3s\"\nstall = \"2m\"\n",
         )
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let (_dir, flags) = file("listen = \"127.0.0.1:1\"\nreconnect = \"3s\"\n");
+        .unwrap();
         let flags = Flags {
+            config: Some(path),
             listen: Some("127.0.0.1:2".to_owned()),
-            ..flags
-        };
-        let config = Config::load(flags).unwrap();
-        assert_eq!(config.listen, "127.0.0.1:2".parse().unwrap());
-        assert_eq!(config.settings.reconnect, Duration::from_secs(3));
-        assert_eq!(config.settings.heartbeat, Duration::from_secs(1));
-    }
-
-    #[test]
-    fn what_does_not_work_is_named() {
-        let (_dir, flags) = file("lisen = \"x\"\n");
-        assert!(
-            Config::load(flags)
-                .unwrap_err()
-                .to_string()
-                .contains("lisen")
-        );
-        let flags = Flags {
-            dead_after: Some("1s".to_owned()),
             ..Flags::default()
         };
-        assert!(
-            Config::load(flags)
-                .unwrap_err()
-                .to_string()
-                .starts_with("dead-after: must be at least twice")
-        );
+        let given = [
+            ("DIPTYCH_RECONNECT", "4s"),
+            ("DIPTYCH_LISTEN", "127.0.0.1:3"),
+        ];
+        let config = load(&flags, &given).unwrap();
+        assert_eq!(config.listen, "127.0.0.1:2".parse().unwrap());
+        assert_eq!(config.settings.reconnect, Duration::from_secs(4));
+        assert_eq!(config.settings.stall, Duration::from_secs(120));
+        assert_eq!(config.settings.heartbeat, Duration::from_secs(1));
+        assert_eq!(config.metrics_listen, None);
+    }
+
+    #[test]
+    fn every_setting_that_does_not_work_is_named() {
         let flags = Flags {
             listen: Some("nowhere".to_owned()),
+            dead_after: Some("1s".to_owned()),
+            log: Some("a=b=c".to_owned()),
             ..Flags::default()
         };
+        let given = [
+            ("DIPTYCH_LOG_FORMAT", "xml"),
+            ("DIPTYCH_SUSPECT_AFTER", "-1"),
+        ];
+        let problems = load(&flags, &given).unwrap_err();
+        for words in [
+            "5 settings do not work",
+            "listen: \"nowhere\" is not an address such as 127.0.0.1:7654 (from command line)",
+            "dead-after: must be at least twice the heartbeat",
+            "log: log filter \"a=b=c\" is malformed",
+            "log-format: \"xml\" is not a log format: text or json (from DIPTYCH_LOG_FORMAT)",
+            "suspect-after: \"-1\" is not a number of failures, 0 or more",
+        ] {
+            assert!(problems.contains(words), "{words}\n{problems}");
+        }
+        let flags = Flags {
+            listen: Some("127.0.0.1:7654".to_owned()),
+            metrics_listen: Some("127.0.0.1:7654".to_owned()),
+            ..Flags::default()
+        };
+        let problems = load(&flags, &[]).unwrap_err();
         assert!(
-            Config::load(flags)
-                .unwrap_err()
-                .to_string()
-                .starts_with("listen: \"nowhere\" is not an address")
+            problems.starts_with("metrics-listen: is 127.0.0.1:7654"),
+            "{problems}"
         );
+    }
+
+    #[test]
+    fn every_setting_is_shown_and_has_a_schema() {
+        let effective = load(&Flags::default(), &[]).unwrap().effective.to_string();
+        let schema = diptych_common::settings::schema::<Flags>("x").to_value();
+        let flags = serde_json::to_value(Flags::default()).unwrap();
+        for key in flags
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|key| *key != "config")
+        {
+            let shown = |line: &str| {
+                line.starts_with(&format!("{key} = ")) || line == format!("# {key} is not set")
+            };
+            assert!(effective.lines().any(shown), "{key}\n{effective}");
+            let described = &schema["properties"][key]["description"];
+            assert!(described.is_string(), "{key}\n{schema:#}");
+        }
+        assert_eq!(schema["additionalProperties"], false);
+        assert!(schema["properties"]["config"].is_null());
     }
 }

@@ -10,6 +10,8 @@ pub mod advance; // a verified checkpoint moves the phase on; retention
 pub mod core; // the state, and one event's way through the folders above
 pub mod store; // what outlives the process
 pub mod driver; // the owner task: events in, commit, effects out
+pub mod metrics; // what Prometheus is told
 pub mod config; // settings of the process
 pub mod app; // start, serve, stop
+pub mod restore; // the way back from a backup
 pub mod bench; // simulated workers and jobs

@@ -1,85 +1,83 @@
 //! What an agent is told: a file, over it the environment (`DIPTYCH_*`), over it the command line.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
 use diptych_common::ids::WorkerId;
-use diptych_common::telemetry::LogFormat;
-use diptych_common::units::parse_duration;
-use serde::{Deserialize, Serialize};
+use diptych_common::settings::{DurationText, Effective, Environment, Layers, Problems};
+use diptych_common::telemetry::{LogFormat, parse_filter};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tonic::transport::Endpoint;
 
 use crate::agent::core::Patience;
 
-/// Settings of an agent. Each may also stand in the file as the same word with `_`, and in the environment as
-/// `DIPTYCH_` and that word in capitals.
-#[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
-#[serde(default)]
+/// Settings of an agent. Each may also stand in the file by the same word, and in the environment as `DIPTYCH_` and that
+/// word in capitals: `--data-dir`, `data-dir = "…"`, `DIPTYCH_DATA_DIR`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields)]
 pub struct AgentArgs {
-    /// TOML or YAML file with settings.
+    /// TOML or YAML file with settings (`coordinator = "…"`, `data-dir = "…"`).
     #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub config: Option<PathBuf>,
     /// The coordinator [default: http://127.0.0.1:7654].
     #[arg(long, value_name = "URL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub coordinator: Option<String>,
     /// Name of this worker, the same at every start [default: made from the host name and kept in the data directory].
     #[arg(long, value_name = "NAME")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// CPU slots: ranks that may run here at once [default: 1].
     #[arg(long, value_name = "N")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub devices: Option<u32>,
+    #[schemars(with = "Option<u32>")]
+    pub devices: Option<String>,
     /// Threads of each CPU slot [default: the machine's cores divided by the slots].
     #[arg(long, value_name = "N")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads_per_device: Option<usize>,
+    #[schemars(with = "Option<u32>")]
+    pub threads_per_device: Option<String>,
     /// Host or address under which other workers reach this one [default: the local address of the route to the
     /// coordinator].
     #[arg(long, value_name = "HOST")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub data_address: Option<String>,
     /// Identity and logs of this worker [default: ~/.local/state/diptych/worker, with `-ID` where an id is given].
     #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
     /// How long an aborted trainer may take before it is killed [default: 500ms].
     #[arg(long, value_name = "DURATION")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
     pub abort_grace: Option<String>,
     /// As `--abort-grace`, for a trainer that is to keep its state: its step in flight may have to come to its end
     /// [default: 30s].
     #[arg(long, value_name = "DURATION")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
     pub hold_grace: Option<String>,
     /// How long trainers go on without a coordinator before they save and wait for it [default: 10m].
     #[arg(long, value_name = "DURATION")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
     pub orphan_limit: Option<String>,
     /// How long a trainer may leave its agent without an answer before it is killed [default: 3s].
     #[arg(long, value_name = "DURATION")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
     pub unresponsive: Option<String>,
     /// How long a worker that is told to stop stays for what it runs to be moved or saved; a second signal ends it at
     /// once [default: 2m].
     #[arg(long, value_name = "DURATION")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
     pub grace: Option<String>,
     /// Where the agents of other workers reach this one [default: the data address, any free port].
     #[arg(long, value_name = "ADDRESS:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_listen: Option<String>,
+    /// Address of `/healthz`, `/readyz` and `/metrics` [default: they are not served].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<String>,
     /// `text` or `json` [default: text].
     #[arg(long, value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<LogFormat>")]
     pub log_format: Option<String>,
     /// Level, or filter by module, of the log [default: info].
     #[arg(long, value_name = "FILTER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
 }
 
@@ -102,152 +100,119 @@ pub struct AgentConfig {
     pub patience: Patience,
     /// Where it listens for other agents; `None` for any port of the data address.
     pub peer_listen: Option<SocketAddr>,
+    /// Where to answer those who watch the process.
+    pub metrics_listen: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which of them there are.
     pub log: String,
+    /// All of it, to be shown.
+    pub effective: Effective,
 }
 
+const COORDINATOR: &str = "http://127.0.0.1:7654";
 const MOST_DEVICES: u32 = 1024;
 const LEAST_UNRESPONSIVE: Duration = Duration::from_secs(1);
-const KEYS: [&str; 14] = [
-    "coordinator",
-    "id",
-    "devices",
-    "threads_per_device",
-    "data_address",
-    "data_dir",
-    "abort_grace",
-    "hold_grace",
-    "orphan_limit",
-    "unresponsive",
-    "grace",
-    "peer_listen",
-    "log_format",
-    "log",
-];
 
 impl AgentConfig {
     /// Puts file, environment and command line together and checks the result.
     ///
     /// # Errors
-    /// A file that cannot be read or has an unknown setting; any setting that makes no sense, by name.
-    pub fn load(flags: AgentArgs) -> anyhow::Result<Self> {
-        let environment = config::Environment::with_prefix("DIPTYCH")
-            .prefix_separator("_")
-            .try_parsing(true);
-        Self::from_layers(flags, environment)
+    /// Every setting that does not work.
+    pub fn load(flags: &AgentArgs) -> Result<Self, Problems> {
+        Self::from_layers(flags, &|name| std::env::var(name).ok())
     }
 
-    fn from_layers(flags: AgentArgs, environment: config::Environment) -> anyhow::Result<Self> {
-        let mut layers = config::Config::builder();
-        if let Some(path) = &flags.config {
-            layers = layers.add_source(read_file(path)?);
-        }
-        let flags = config::Config::try_from(&flags).context("read flags")?;
-        let merged = layers
-            .add_source(environment)
-            .add_source(flags)
-            .build()
-            .context("read settings")?;
-        Self::check(merged.try_deserialize().context("read settings")?)
-    }
-
-    fn check(args: AgentArgs) -> anyhow::Result<Self> {
-        let url = args
-            .coordinator
-            .unwrap_or_else(|| "http://127.0.0.1:7654".to_owned());
-        let coordinator = Endpoint::from_shared(url.clone())
-            .ok()
-            .filter(|endpoint| endpoint.uri().host().is_some())
-            .with_context(|| {
-                format!("coordinator: {url:?} is not a URL such as http://coordinator.example:7654")
-            })?;
-        let id = args
-            .id
-            .map(|id| id.parse::<WorkerId>().context("id"))
-            .transpose()?;
-        let devices = args.devices.unwrap_or(1);
-        ensure!(
-            (1..=MOST_DEVICES).contains(&devices),
-            "devices: {devices} is not between 1 and {MOST_DEVICES}"
-        );
+    fn from_layers(flags: &AgentArgs, environment: Environment<'_>) -> Result<Self, Problems> {
+        let mut layers = Layers::read(flags, environment);
+        let url = layers.text("coordinator", COORDINATOR);
+        let coordinator = endpoint(&url).unwrap_or_else(|problem| {
+            layers.refuse("coordinator", problem);
+            Endpoint::from_static(COORDINATOR)
+        });
+        let id = layers.optional("id", |text| {
+            text.parse::<WorkerId>().map_err(|error| error.to_string())
+        });
+        let devices = layers.value("devices", 1, |text| {
+            let devices = text.parse().ok();
+            devices
+                .filter(|devices| (1..=MOST_DEVICES).contains(devices))
+                .ok_or_else(|| format!("{text:?} is not a number between 1 and {MOST_DEVICES}"))
+        });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = args
-            .threads_per_device
-            .unwrap_or(cores / devices as usize)
-            .max(1);
-        let data_dir = match args.data_dir {
-            Some(dir) => std::path::absolute(dir).context("data_dir")?,
-            None => default_data_dir(id.as_ref())?,
-        };
-        let duration = |name: &'static str, text: Option<String>, default: Duration| {
-            text.map_or(Ok(default), |text| parse_duration(&text))
-                .context(name)
-        };
+        let share = (cores / devices as usize).max(1);
+        let threads = layers.value("threads-per-device", share, |text| {
+            let threads = text.parse().ok().filter(|threads| *threads > 0);
+            threads.ok_or_else(|| format!("{text:?} is not a number of threads, at least 1"))
+        });
+        let data_address = layers.optional("data-address", |text| Ok(text.to_owned()));
+        let data_dir = data_dir(&mut layers, id.as_ref());
         let patience = Patience {
-            abort_grace: duration("abort_grace", args.abort_grace, Duration::from_millis(500))?,
-            hold_grace: duration("hold_grace", args.hold_grace, Duration::from_secs(30))?,
-            orphan_limit: duration("orphan_limit", args.orphan_limit, Duration::from_secs(600))?,
-            unresponsive: duration("unresponsive", args.unresponsive, Duration::from_secs(3))?,
-            leave_grace: duration("grace", args.grace, Duration::from_secs(120))?,
+            abort_grace: layers.duration("abort-grace", Duration::from_millis(500)),
+            hold_grace: layers.duration("hold-grace", Duration::from_secs(30)),
+            orphan_limit: layers.duration("orphan-limit", Duration::from_secs(600)),
+            unresponsive: layers.duration("unresponsive", Duration::from_secs(3)),
+            leave_grace: layers.duration("grace", Duration::from_secs(120)),
         };
-        ensure!(
-            patience.unresponsive >= LEAST_UNRESPONSIVE,
-            "unresponsive: {:?} is less than {LEAST_UNRESPONSIVE:?}: trainers are asked twice a second",
-            patience.unresponsive
-        );
-        let peer_listen = args
-            .peer_listen
-            .map(|text| {
-                text.parse().with_context(|| {
-                    format!("peer_listen: {text:?} is not an address and port such as 0.0.0.0:7655")
-                })
-            })
-            .transpose()?;
-        let format = args.log_format.unwrap_or_else(|| "text".to_owned());
+        if patience.unresponsive < LEAST_UNRESPONSIVE {
+            let problem = format!(
+                "{:?} is less than {LEAST_UNRESPONSIVE:?}: trainers are asked twice a second",
+                patience.unresponsive
+            );
+            layers.refuse("unresponsive", problem);
+        }
+        let peer_listen = layers.address("peer-listen", "0.0.0.0:7655");
+        let metrics_listen = layers.address("metrics-listen", "0.0.0.0:9464");
+        if metrics_listen.is_some_and(|metrics| metrics.port() != 0)
+            && metrics_listen == peer_listen
+        {
+            layers.refuse("metrics-listen", "is what `peer-listen` is, too");
+        }
+        let log_format = layers.value("log-format", LogFormat::default(), str::parse);
+        let log = layers.value("log", "info".to_owned(), |text| {
+            let valid = parse_filter(text).map(|_| text.to_owned());
+            valid.map_err(|error| error.to_string())
+        });
+        let effective = layers.finish()?;
         Ok(Self {
             coordinator,
             id,
             devices,
             threads,
-            data_address: args.data_address,
+            data_address,
             data_dir,
             patience,
             peer_listen,
-            log_format: format
-                .parse()
-                .map_err(anyhow::Error::msg)
-                .context("log_format")?,
-            log: args.log.unwrap_or_else(|| "info".to_owned()),
+            metrics_listen,
+            log_format,
+            log,
+            effective,
         })
     }
 }
 
-/// Reads a file on its own first: what the environment may carry for others, a file may not.
-fn read_file(path: &Path) -> anyhow::Result<config::Config> {
-    let read = config::Config::builder()
-        .add_source(config::File::from(path))
-        .build();
-    let read = read.with_context(|| format!("read {}", path.display()))?;
-    let table = read
-        .clone()
-        .try_deserialize::<std::collections::BTreeMap<String, serde_json::Value>>();
-    for key in table
-        .with_context(|| format!("read {}", path.display()))?
-        .keys()
-    {
-        ensure!(
-            KEYS.contains(&key.as_str()),
-            "{}: unknown setting {key:?}; known: {}",
-            path.display(),
-            KEYS.join(", ")
-        );
-    }
-    Ok(read)
+fn endpoint(url: &str) -> Result<Endpoint, String> {
+    Endpoint::from_shared(url.to_owned())
+        .ok()
+        .filter(|endpoint| endpoint.uri().host().is_some())
+        .ok_or_else(|| format!("{url:?} is not a URL such as http://coordinator.example:7654"))
 }
 
-fn default_data_dir(id: Option<&WorkerId>) -> anyhow::Result<PathBuf> {
+fn data_dir(layers: &mut Layers, id: Option<&WorkerId>) -> PathBuf {
+    let given = layers.optional("data-dir", |text| {
+        std::path::absolute(text).map_err(|error| error.to_string())
+    });
+    match given.map_or_else(|| default_data_dir(id), Ok) {
+        Ok(dir) => dir,
+        Err(problem) => {
+            layers.refuse("data-dir", problem);
+            PathBuf::new()
+        }
+    }
+}
+
+/// Under the user's own state.
+fn default_data_dir(id: Option<&WorkerId>) -> Result<PathBuf, &'static str> {
     let absolute = |name: &str| {
         std::env::var_os(name)
             .map(PathBuf::from)
@@ -255,7 +220,7 @@ fn default_data_dir(id: Option<&WorkerId>) -> anyhow::Result<PathBuf> {
     };
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
     let base = state
-        .context("data_dir: neither HOME nor XDG_STATE_HOME is set; give --data-dir")?
+        .ok_or("neither HOME nor XDG_STATE_HOME is set; give --data-dir")?
         .join("diptych");
     Ok(base.join(id.map_or_else(|| "worker".to_owned(), |id| format!("worker-{id}"))))
 }
@@ -264,15 +229,12 @@ fn default_data_dir(id: Option<&WorkerId>) -> anyhow::Result<PathBuf> {
 mod tests {
     use super::*;
 
-    fn environment(pairs: &[(&str, &str)]) -> config::Environment {
-        let source = pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        config::Environment::with_prefix("DIPTYCH")
-            .prefix_separator("_")
-            .try_parsing(true)
-            .source(Some(source))
+    fn load(flags: &AgentArgs, given: &[(&str, &str)]) -> Result<AgentConfig, String> {
+        let environment = |name: &str| {
+            let found = given.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        AgentConfig::from_layers(flags, &environment).map_err(|problems| problems.to_string())
     }
 
     fn flags() -> AgentArgs {
@@ -286,92 +248,56 @@ mod tests {
     fn flags_win_over_the_environment_and_that_over_the_file() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("worker.toml");
-        std::fs::write(
-            &path,
-            "devices = 2\nid = \"from-file\"\nabort_grace = \"1s\"\n",
-        )
-        .expect("written");
+        let file = "devices = 2\nid = \"from-file\"\nabort_grace = \"1s\"\nhold-grace = \"7s\"\n";
+        std::fs::write(&path, file).expect("written");
         let flags = AgentArgs {
             config: Some(path),
             id: Some("from-flag".into()),
             ..flags()
         };
-        let env = environment(&[
+        let given = [
             ("DIPTYCH_DEVICES", "3"),
             ("DIPTYCH_ID", "from-env"),
             ("DIPTYCH_STORAGE", "file:///x"),
-        ]);
-        let config = AgentConfig::from_layers(flags, env).expect("valid");
+        ];
+        let config = load(&flags, &given).expect("valid");
         assert_eq!(config.id.expect("given").as_str(), "from-flag");
         assert_eq!(config.devices, 3);
         assert_eq!(config.patience.abort_grace, Duration::from_secs(1));
+        assert_eq!(config.patience.hold_grace, Duration::from_secs(7));
         assert_eq!(config.patience.orphan_limit, Duration::from_secs(600));
         assert_eq!(config.patience.leave_grace, Duration::from_secs(120));
+        assert_eq!(config.metrics_listen, None);
     }
 
     #[test]
-    fn refusals_name_the_setting() {
-        let cases = [
-            (
-                AgentArgs {
-                    coordinator: Some("not a url".into()),
-                    ..flags()
-                },
-                "coordinator",
-            ),
-            (
-                AgentArgs {
-                    id: Some("Not An Id".into()),
-                    ..flags()
-                },
-                "id",
-            ),
-            (
-                AgentArgs {
-                    devices: Some(0),
-                    ..flags()
-                },
-                "devices",
-            ),
-            (
-                AgentArgs {
-                    orphan_limit: Some("soon".into()),
-                    ..flags()
-                },
-                "orphan_limit",
-            ),
-            (
-                AgentArgs {
-                    unresponsive: Some("400ms".into()),
-                    ..flags()
-                },
-                "unresponsive",
-            ),
-            (
-                AgentArgs {
-                    grace: Some("a while".into()),
-                    ..flags()
-                },
-                "grace",
-            ),
-            (
-                AgentArgs {
-                    peer_listen: Some("7655".into()),
-                    ..flags()
-                },
-                "peer_listen",
-            ),
-            (
-                AgentArgs {
-                    log_format: Some("xml".into()),
-                    ..flags()
-                },
-                "log_format",
-            ),
+    fn every_setting_that_does_not_work_is_named() {
+        let wrong = [
+            ("DIPTYCH_COORDINATOR", "not a url"),
+            ("DIPTYCH_ID", "Not An Id"),
+            ("DIPTYCH_DEVICES", "0"),
+            ("DIPTYCH_THREADS_PER_DEVICE", "0"),
+            ("DIPTYCH_ORPHAN_LIMIT", "soon"),
+            ("DIPTYCH_UNRESPONSIVE", "400ms"),
+            ("DIPTYCH_GRACE", "a while"),
+            ("DIPTYCH_PEER_LISTEN", "7655"),
+            ("DIPTYCH_METRICS_LISTEN", "9464"),
+            ("DIPTYCH_LOG_FORMAT", "xml"),
+            ("DIPTYCH_LOG", "a=b=c"),
         ];
-        for (args, name) in cases {
-            let error = AgentConfig::from_layers(args, environment(&[])).expect_err(name);
-            assert!(format!("{error:#}").starts_with(name), "{name}: {error:#}");
+        let problems = load(&flags(), &wrong).expect_err("nothing works");
+        assert!(
+            problems.starts_with("11 settings do not work"),
+            "{problems}"
+        );
+        for (variable, _) in wrong {
+            let key = variable.trim_start_matches("DIPTYCH_").to_lowercase();
+            let key = key.replace('_', "-");
+            let named = |line: &str| {
+                line.starts_with(&format!("  {key}: ")) && line.ends_with(&format!("({variable})"))
+            };
+            let from = problems.replace("(from ", "(");
+            assert!(from.lines().any(named), "{key}\n{problems}");
         }
     }
 
@@ -384,10 +310,28 @@ mod tests {
             config: Some(path),
             ..flags()
         };
-        let error = AgentConfig::from_layers(flags, environment(&[])).expect_err("unknown");
+        let problem = load(&flags, &[]).expect_err("unknown");
         assert!(
-            error.to_string().contains("unknown setting \"device\""),
-            "{error:#}"
+            problem.starts_with("device: is no setting; known: "),
+            "{problem}"
         );
+    }
+
+    #[test]
+    fn every_setting_is_shown_and_has_a_schema() {
+        let effective = load(&flags(), &[]).expect("valid").effective.to_string();
+        let schema = diptych_common::settings::schema::<AgentArgs>("x").to_value();
+        let flags = serde_json::to_value(AgentArgs::default()).expect("flags");
+        let keys = flags.as_object().expect("flags").keys();
+        for key in keys.filter(|key| *key != "config") {
+            let shown = |line: &str| {
+                line.starts_with(&format!("{key} = ")) || line == format!("# {key} is not set")
+            };
+            assert!(effective.lines().any(shown), "{key}\n{effective}");
+            assert!(
+                schema["properties"][key]["description"].is_string(),
+                "{key}"
+            );
+        }
     }
 }

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use diptych_common::settings;
 use diptych_worker::bench::BenchCommand;
-use diptych_worker::config::AgentArgs;
+use diptych_worker::config::{AgentArgs, AgentConfig};
 use diptych_worker::device::DeviceChoice;
 use diptych_worker::doctor::{self, DoctorArgs};
 use diptych_worker::infer::{EmbedArgs, PredictArgs};
@@ -23,13 +24,36 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    agent: AgentArgs,
+    agent: Agent,
+}
+
+#[derive(Debug, clap::Args)]
+struct Agent {
+    #[command(flatten)]
+    settings: AgentArgs,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Looks at the settings and starts nothing.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct Look {
+    /// Print every setting as it holds, and who gave it, as a TOML file; start nothing.
+    #[arg(long)]
+    dump_config: bool,
+    /// Check the settings and say everything that does not work; start nothing. Exit 2 where something does not.
+    #[arg(long)]
+    check_config: bool,
+    /// Print the JSON schema of the settings; start nothing.
+    #[arg(long)]
+    config_schema: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Register with a coordinator and run the ranks that it places here (also without a subcommand).
-    Agent(Box<AgentArgs>),
+    Agent(Box<Agent>),
     /// Run one rank; started by the agent.
     #[command(hide = true)]
     Trainer(TrainerArgs),
@@ -52,13 +76,16 @@ enum Command {
     },
 }
 
+/// Settings that do not work, as the command line has it for its own.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments
         .command
         .unwrap_or(Command::Agent(Box::new(arguments.agent)))
     {
-        Command::Agent(agent) => finish(agent::command(*agent)),
+        Command::Agent(agent) => run_agent(&agent),
         Command::Trainer(args) => trainer::process::run(args, phase::Seat::default()),
         Command::Bench(what) => finish(bench::run(&what)),
         Command::Predict(args) => finish(infer::predict(&args)),
@@ -66,6 +93,30 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args).unwrap_or_else(|error| finish(Err(error))),
         Command::Verify { dir, device } => finish(golden(&dir, device)),
     }
+}
+
+fn run_agent(agent: &Agent) -> ExitCode {
+    if agent.look.config_schema {
+        let schema = settings::schema::<AgentArgs>("diptych-worker");
+        println!("{:#}", schema.to_value());
+        return ExitCode::SUCCESS;
+    }
+    let config = match AgentConfig::load(&agent.settings) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("diptych-worker: {problems}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    if agent.look.dump_config {
+        print!("{}", config.effective);
+        return ExitCode::SUCCESS;
+    }
+    if agent.look.check_config {
+        println!("the settings are valid");
+        return ExitCode::SUCCESS;
+    }
+    finish(agent::command(config))
 }
 
 fn golden(dir: &Path, device: DeviceChoice) -> anyhow::Result<()> {

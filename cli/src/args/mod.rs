@@ -5,6 +5,7 @@ pub(crate) mod worker; // worker list … top
 pub(crate) mod checkpoint; // checkpoint list … unpin
 pub(crate) mod plan; // plan
 pub(crate) mod local; // local, predict, embed, dataset inspect
+pub(crate) mod admin; // admin backup … debug-bundle
 pub(crate) mod settings; // context, spec, completion
 
 use std::path::PathBuf;
@@ -107,6 +108,7 @@ pub(crate) enum Verb {
     Metrics(job::Metrics),
     Checkpoint(checkpoint::Checkpoint),
     Worker(worker::Worker),
+    Admin(admin::Admin),
     Predict(local::Predict),
     Embed(local::Embed),
     Dataset(local::Dataset),

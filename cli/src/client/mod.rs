@@ -5,6 +5,7 @@ pub(crate) mod follow; // streams
 
 use std::time::Duration;
 
+use diptych_proto::v1::admin_service_client::AdminServiceClient;
 use diptych_proto::v1::checkpoint_service_client::CheckpointServiceClient;
 use diptych_proto::v1::job_service_client::JobServiceClient;
 use diptych_proto::v1::system_service_client::SystemServiceClient;
@@ -63,6 +64,11 @@ impl Client {
     /// Workers.
     pub(crate) fn workers(&self) -> WorkerServiceClient<Channel> {
         WorkerServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// The coordinator's own data.
+    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone())
     }
 
     /// The coordinator itself.

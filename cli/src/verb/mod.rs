@@ -10,11 +10,13 @@ pub(crate) mod export; // checkpoint export
 mod weights; // checkpoint inspect
 mod worker; // worker list … drain
 mod top; // worker top
+mod admin; // admin backup
+mod bundle; // admin debug-bundle
 mod cluster; // version, context
 mod spec; // validate, spec, completion
 pub(crate) mod plan; // plan
 pub(crate) mod dataset; // dataset inspect
-mod program; // predict, embed
+mod program; // predict, embed, admin restore
 
 use std::io::Write;
 
@@ -74,6 +76,8 @@ async fn remote<W: Write>(
         Remote::Pin { which, pinned } => checkpoint::pin(client, &which, pinned, out).await,
         Remote::Scale(scale) => job::scale(client, &scale, out).await,
         Remote::Worker(request) => of_workers(client, request, out).await,
+        Remote::Backup { to } => admin::backup(client, &to, out).await,
+        Remote::DebugBundle(args) => bundle::bundle(client, args, out).await,
     }
 }
 

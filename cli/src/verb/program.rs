@@ -1,4 +1,4 @@
-//! `predict` and `embed`: the worker does them, because it holds libtorch.
+//! `predict` and `embed`: the worker does them, because it holds libtorch. `admin restore`: the coordinator does.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;

@@ -187,7 +187,7 @@ fn count(worker: &WorkerView) -> u32 {
     u32::try_from(worker.ranks.len()).unwrap_or(u32::MAX)
 }
 
-async fn all(client: &Client) -> Result<Vec<WorkerView>, Failure> {
+pub(super) async fn all(client: &Client) -> Result<Vec<WorkerView>, Failure> {
     let answer = client
         .retry(|| async { client.workers().list(v1::ListWorkersRequest {}).await })
         .await?;

@@ -11,6 +11,7 @@ pub(crate) mod plan; // what a job takes
 pub(crate) mod scale; // what another number of ranks does
 pub(crate) mod worker; // workers
 pub(crate) mod top; // ranks by worker
+pub(crate) mod admin; // backups, debug bundles
 pub(crate) mod cluster; // versions, contexts
 
 pub(crate) use job::JobView;

@@ -9,3 +9,4 @@ mod life; // a job from submit to delete
 mod codes; // exit codes, contexts, Ctrl-C
 mod desk; // a coordinator that says what a test lays out
 mod elastic; // ranks that come and go
+mod admin; // backups, debug bundles

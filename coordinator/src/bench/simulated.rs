@@ -289,6 +289,7 @@ fn work(save: &CheckpointKey, rank: Rank) -> Vec<Event> {
         Event::PartSaved(v1::PartSaved {
             step,
             objects: vec![object],
+            stall_s: Some(0.001),
         }),
         Event::Finished(v1::Finished { step, results }),
     ]

@@ -1,7 +1,8 @@
 //! One event.
 
 use super::event::Event;
-use super::outcome::{Outcome, Refusal};
+use super::observation::Observation;
+use super::outcome::{Answer, Outcome, Refusal};
 use super::state::State;
 use super::time::Now;
 use crate::{admit, assign, track};
@@ -16,6 +17,7 @@ use crate::{admit, assign, track};
 /// names why it was ignored.
 pub fn apply(state: &mut State, event: Event, now: Now) -> Result<Outcome, Refusal> {
     let mut out = Outcome::default();
+    let reported = Observation::of(&event);
     match event {
         Event::Submit(submit) => admit::submit(state, submit, now, &mut out)?,
         Event::Cancel { job, reason } => admit::cancel(state, &job, reason, now, &mut out)?,
@@ -75,5 +77,8 @@ pub fn apply(state: &mut State, event: Event, now: Now) -> Result<Outcome, Refus
         Event::Place => assign::place(state, now, &mut out),
     }
     state.derive();
+    let ignored = matches!(out.answer, Answer::Ignored(_));
+    let holds = |seen: &Observation| !ignored || seen.holds_when_ignored();
+    out.observed.extend(reported.filter(holds));
     Ok(out)
 }

@@ -261,6 +261,8 @@ pub enum RankEvent {
         step: Step,
         /// The part.
         objects: Vec<StoredObject>,
+        /// How long the rank's steps stood still for it; `None` from releases that did not say.
+        stall: Option<Duration>,
     },
     /// Rank 0: the manifest is in the store.
     ManifestWritten {

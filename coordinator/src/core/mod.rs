@@ -12,6 +12,7 @@ pub mod record; // what is remembered of a worker
 pub mod apart; // workers that are not placed together
 pub mod deletion; // objects that nobody needs
 pub mod event; // everything that can happen
+pub mod observation; // what is worth measuring of it
 pub mod outcome; // everything that follows
 pub mod state; // all of it, with undo
 pub mod change; // what became different, as rows
@@ -36,6 +37,7 @@ pub use job::{
     Away, Brings, Budget, Job, JobRecord, JobState, Metric, Phase, PhasePlan, PhaseRecord,
     PhaseState, Placement, Progress, Range, RequestId, Seat, Secret, StartFrom, Submission,
 };
+pub use observation::Observation;
 pub use outcome::{
     Answer, BeginState, Effect, Happening, Ignored, Order, OrderTo, Outcome, Peer, PrepareOrder,
     Refusal,

@@ -7,6 +7,7 @@ use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Rank, Step, Wor
 use super::checkpoint::{CheckpointId, CheckpointRef, StoredObject};
 use super::deletion::Deletion;
 use super::job::{Job, Metric, StartFrom};
+use super::observation::Observation;
 use super::time::UnixMs;
 use super::worker::SessionId;
 
@@ -17,6 +18,8 @@ pub struct Outcome {
     pub happened: Vec<Happening>,
     /// To do once the state is durable.
     pub effects: Vec<Effect>,
+    /// To measure, once the state is durable.
+    pub observed: Vec<Observation>,
     /// To whoever asked.
     pub answer: Answer,
 }

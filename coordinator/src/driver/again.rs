@@ -166,6 +166,7 @@ mod tests {
         rank(RankEvent::PartSaved {
             step: Step::new(step),
             objects: Vec::new(),
+            stall: None,
         })
     }
 

@@ -1,16 +1,19 @@
 //! What the wire holds: wishes, reports, reads and notifications. Cheap to clone.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use diptych_common::error::{Coded, ServiceCode};
 use diptych_common::ids::JobId;
+use diptych_common::settings::Effective;
 use diptych_common::store::Stores;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::outbox::Outbox;
 use crate::core::{Answer, Event, Mono, Refusal, SessionId, Settings, State};
+use crate::metrics::{CallTimes, Measured};
 use crate::store::{History, Logs};
 
 /// What the owner takes.
@@ -55,7 +58,11 @@ pub struct Handle {
     pub(super) settings: Settings,
     pub(super) reader: Arc<dyn History>,
     pub(super) stores: Arc<dyn Stores>,
+    pub(super) data_dir: PathBuf,
+    pub(super) shown: Effective,
     pub(super) logs: Logs,
+    pub(super) measured: Measured,
+    pub(super) calls: CallTimes,
 }
 
 /// Who wants to know when a job changes.
@@ -154,6 +161,33 @@ impl Handle {
     /// Who opens the places where checkpoints are.
     pub fn stores(&self) -> &dyn Stores {
         &*self.stores
+    }
+
+    /// The same, which shows these settings to whoever asks for them.
+    #[must_use]
+    pub fn showing(mut self, settings: Effective) -> Self {
+        self.shown = settings;
+        self
+    }
+
+    /// The process's settings, to be shown.
+    pub fn shown(&self) -> &Effective {
+        &self.shown
+    }
+
+    /// Where everything durable is.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// What was counted.
+    pub fn measured(&self) -> &Measured {
+        &self.measured
+    }
+
+    /// How long answers took.
+    pub fn calls(&self) -> &CallTimes {
+        &self.calls
     }
 
     /// Trainers' output.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use diptych_common::clock::{self, MachineClock, Wall};
 use diptych_common::ids::JobId;
+use diptych_common::settings::Effective;
 use diptych_common::store::{ByUrl, Stores};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -19,7 +20,10 @@ use super::handle::{Handle, Message, Watches, WishError};
 use super::outbox::Outboxes;
 use super::sweeper;
 use crate::assign;
-use crate::core::{Answer, Effect, Event, Mono, Now, Outcome, Settings, State, UnixMs, apply};
+use crate::core::{
+    Answer, Change, Effect, Event, Mono, Now, Outcome, Settings, State, UnixMs, apply,
+};
+use crate::metrics::{CallTimes, Measured, Measurements};
 use crate::store::{Batch, History, Journal, Logs, Point, Store, StoreError};
 
 /// Messages that wait for the owner before senders do.
@@ -32,6 +36,8 @@ const TICK: Duration = Duration::from_millis(50);
 const METRICS: Duration = Duration::from_secs(1);
 /// Measurements that wait, at most; the oldest give way.
 const POINTS: usize = 100_000;
+/// How often gangs that wait are counted, by what they wait for.
+const BLOCKED: Duration = Duration::from_secs(10);
 /// Pause after a failed commit.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -76,6 +82,8 @@ struct Owner {
     /// Reports of a batch that could not be committed: first in the next.
     again: Again,
     store_failed: bool,
+    measured: Measured,
+    blocked_since: Instant,
 }
 
 /// A wish that waits for the commit.
@@ -131,7 +139,11 @@ pub async fn start_on(
         settings: options.settings,
         reader,
         stores,
+        data_dir: options.data_dir.clone(),
+        shown: Effective::default(),
         logs: Logs::new(&options.data_dir),
+        measured: Measured::new(Measurements::new(&state, Mono::default())),
+        calls: CallTimes::new(),
     };
     let started = Instant::now();
     let owner = Owner {
@@ -148,6 +160,8 @@ pub async fn start_on(
         points_since: started,
         again: Again::default(),
         store_failed: false,
+        measured: handle.measured.clone(),
+        blocked_since: started,
     };
     tokio::spawn(sweeper::run(handle.clone(), sweep));
     Ok((handle, tokio::spawn(owner.run(stop))))
@@ -270,9 +284,19 @@ impl Owner {
             self.report(Event::Tick, now, &mut outcomes);
         }
         self.report(Event::Place, now, &mut outcomes);
+        if tick && self.blocked_since.elapsed() >= BLOCKED {
+            self.blocked_since = Instant::now();
+            let solution = assign::solution(&self.state, now);
+            self.measured.lock().blocked(&solution.waiting);
+        }
         let committed = self.commit(&mut outcomes).await;
         match &committed {
-            Ok(()) => self.let_go(outcomes, waiting),
+            Ok(changes) => {
+                let mut measured = self.measured.lock();
+                measured.take(&self.state, &outcomes, changes, now.mono);
+                drop(measured);
+                self.let_go(outcomes, waiting);
+            }
             Err(error) => {
                 self.state.undo();
                 for event in reports {
@@ -307,7 +331,8 @@ impl Owner {
         }
     }
 
-    async fn commit(&mut self, outcomes: &mut [Outcome]) -> Result<(), StoreError> {
+    /// What became different, once it is durable.
+    async fn commit(&mut self, outcomes: &mut [Outcome]) -> Result<Vec<Change>, StoreError> {
         let mut fresh = Vec::new();
         let mut batch = Batch {
             changes: self.state.changes(),
@@ -347,11 +372,13 @@ impl Owner {
             self.points.drain(..self.points.len() - POINTS);
         }
         if !needed {
-            return Ok(());
+            return Ok(Vec::new());
         }
         batch.points = std::mem::take(&mut self.points);
+        let since = Instant::now();
         match self.store.commit(&batch).await {
             Ok(()) => {
+                self.measured.lock().committed(since.elapsed());
                 if std::mem::take(&mut self.store_failed) {
                     tracing::info!("the database can be written again");
                 }
@@ -360,7 +387,8 @@ impl Owner {
                     self.sweep.notify_one();
                 }
                 self.watch_tell(&batch);
-                Ok(())
+                Self::log(&batch);
+                Ok(batch.changes)
             }
             Err(error) => {
                 // This batch's own points come again with its reports.
@@ -371,6 +399,15 @@ impl Owner {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// The jobs' histories stand in the log, too, for those who read that.
+    fn log(batch: &Batch) {
+        for line in &batch.happened {
+            let phase = line.phase.as_ref().map_or("", |phase| phase.as_str());
+            let attempt = line.attempt.get();
+            tracing::info!(job = %line.job, phase, attempt, kind = line.kind, "{}", line.message);
         }
     }
 

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use diptych_common::ids::{Attempt, PhaseIndex, Rank, WorkerId};
+use diptych_common::version::Version;
 use diptych_proto::convert::{WireError, name};
 use diptych_proto::status::status;
 use diptych_proto::v1::agent_service_server::AgentService;
@@ -72,6 +73,14 @@ impl AgentService for Agents {
                 register.protocol,
                 env!("CARGO_PKG_VERSION"),
             )));
+        }
+        let theirs = register.version.parse::<Version>();
+        let who = format!("worker {}", register.worker_id);
+        // What has no numbers is somebody's own build: its protocol has been checked.
+        if let Ok(theirs) = theirs
+            && let Err(apart) = Version::own().meets(who, theirs)
+        {
+            return Ok(Self::refuse(apart.to_string()));
         }
         let (outbox, orders) = Outbox::new();
         let session = self

@@ -1,6 +1,7 @@
 //! Wire → core. Receivers validate: names parse, numbers are finite, lists are bounded.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, Rank, Step, WorkerId};
 use diptych_common::spec::Device;
@@ -131,6 +132,9 @@ pub(super) fn report(
         E::PartSaved(part) => RankEvent::PartSaved {
             step: Step::new(part.step),
             objects: objects(part.objects)?,
+            stall: part
+                .stall_s
+                .and_then(|stall_s| Duration::try_from_secs_f64(stall_s).ok()),
         },
         E::ManifestWritten(written) => {
             let checkpoint = checkpoint(required("checkpoint", written.checkpoint)?);

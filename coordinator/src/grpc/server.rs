@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use diptych_proto::v1::admin_service_server::AdminServiceServer;
 use diptych_proto::v1::agent_service_server::AgentServiceServer;
 use diptych_proto::v1::checkpoint_service_server::CheckpointServiceServer;
 use diptych_proto::v1::job_service_server::JobServiceServer;
@@ -14,12 +15,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
+use tower::layer::util::{Identity, Stack};
 
+use super::admin::Admin;
 use super::agents::Agents;
 use super::checkpoints::Checkpoints;
 use super::jobs::Jobs;
 use super::system::{System, Workers};
+use super::versions::Versions;
 use crate::driver::Handle;
+use crate::metrics::Calls;
 
 /// A connection on which nothing moves is probed after this.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -52,11 +57,14 @@ pub async fn serve(
     Ok(Serving { address, task })
 }
 
+/// What every call goes through, the last one first.
+pub type Layers = Stack<Versions, Stack<Calls, Identity>>;
+
 /// All services, to be served on any kind of connection until `stop`.
 ///
 /// # Errors
 /// The built-in descriptors cannot be read, which only a bug can cause.
-pub async fn router(handle: Handle, stop: CancellationToken) -> std::io::Result<Router> {
+pub async fn router(handle: Handle, stop: CancellationToken) -> std::io::Result<Router<Layers>> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobServiceServer<Jobs>>().await;
     health.set_serving::<AgentServiceServer<Agents>>().await;
@@ -69,6 +77,8 @@ pub async fn router(handle: Handle, stop: CancellationToken) -> std::io::Result<
     Ok(Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(Calls::new(handle.calls().clone()))
+        .layer(Versions)
         .add_service(
             JobServiceServer::new(Jobs::new(handle.clone(), stop.clone()))
                 .max_decoding_message_size(MAX_REQUEST),
@@ -78,6 +88,7 @@ pub async fn router(handle: Handle, stop: CancellationToken) -> std::io::Result<
         )))
         .add_service(WorkerServiceServer::new(Workers(handle.clone())))
         .add_service(SystemServiceServer::new(System))
+        .add_service(AdminServiceServer::new(Admin(handle.clone())))
         .add_service(
             AgentServiceServer::new(Agents::new(handle, stop.clone()))
                 .max_decoding_message_size(MAX_REQUEST),

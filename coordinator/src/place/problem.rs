@@ -44,6 +44,19 @@ pub struct KeptDevice {
     pub job: JobId,
 }
 
+impl Wait {
+    /// Stable name, for people and programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotEnoughDevices { .. } => "not_enough_devices",
+            Self::BehindOtherJobs { .. } => "behind_other_jobs",
+            Self::DevicesReleasing { .. } => "devices_releasing",
+            Self::WorkersJoining => "workers_joining",
+            Self::KeptApart { .. } => "workers_apart",
+        }
+    }
+}
+
 /// Devices of one kind that are not free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Capacity {

@@ -313,53 +313,39 @@ fn placement(state: &State, job: &Job, index: usize, now: Mono) -> Reason {
         .iter()
         .filter(|device| device.kind == plan.device)
         .count();
-    let (code, message) = match wait {
+    // The solution ends once nothing is left to give out.
+    let nothing_left = free == 0 || total < plan.min as usize;
+    let code = match &wait {
+        Some(wait) => wait.code(),
+        None if nothing_left => "not_enough_devices",
+        None => "behind_other_jobs",
+    };
+    let message = match wait {
         Some(Wait::NotEnoughDevices {
             needed,
             free,
             total,
-        }) if (total as u64) < u64::from(needed) => (
-            "not_enough_devices",
-            format!(
-                "needs {needed} {kind}; all workers together have {total} ({free} free): start more workers, or lower `ranks`"
-            ),
+        }) if (total as u64) < u64::from(needed) => format!(
+            "needs {needed} {kind}; all workers together have {total} ({free} free): start more workers, or lower `ranks`"
         ),
         Some(Wait::NotEnoughDevices {
             needed,
             free,
             total,
-        }) => (
-            "not_enough_devices",
-            format!("needs {needed} {kind}; {free} of {total} are free"),
+        }) => format!("needs {needed} {kind}; {free} of {total} are free"),
+        Some(Wait::BehindOtherJobs { first }) => {
+            format!("job {first} is before it in the queue and waits for {kind}, too")
+        }
+        Some(Wait::DevicesReleasing { soon }) => {
+            format!("could run smaller, but {soon} {kind} are about to be free")
+        }
+        Some(Wait::KeptApart { one, other }) => format!(
+            "needs {} {kind}, but {one} and {other} could not reach each other a while ago and are not placed together",
+            plan.min
         ),
-        Some(Wait::BehindOtherJobs { first }) => (
-            "behind_other_jobs",
-            format!("job {first} is before it in the queue and waits for {kind}, too"),
-        ),
-        Some(Wait::DevicesReleasing { soon }) => (
-            "devices_releasing",
-            format!("could run smaller, but {soon} {kind} are about to be free"),
-        ),
-        Some(Wait::KeptApart { one, other }) => (
-            "workers_apart",
-            format!(
-                "needs {} {kind}, but {one} and {other} could not reach each other a while ago and are not placed together",
-                plan.min
-            ),
-        ),
-        Some(Wait::WorkersJoining) => (
-            "workers_joining",
-            "could run smaller, but workers are still joining".to_owned(),
-        ),
-        // The solution ends once nothing is left to give out.
-        None if free == 0 || total < plan.min as usize => (
-            "not_enough_devices",
-            format!("needs {} {kind}; {free} of {total} are free", plan.min),
-        ),
-        None => (
-            "behind_other_jobs",
-            format!("jobs before it in the queue take the {free} free {kind}"),
-        ),
+        Some(Wait::WorkersJoining) => "could run smaller, but workers are still joining".to_owned(),
+        None if nothing_left => format!("needs {} {kind}; {free} of {total} are free", plan.min),
+        None => format!("jobs before it in the queue take the {free} free {kind}"),
     };
     let message = message + &kept_off(state) + &waiting_with(&job.phases[index]);
     reason(code, Some(&plan.name), message)

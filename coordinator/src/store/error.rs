@@ -29,6 +29,23 @@ pub enum StoreError {
     /// The database is of a newer coordinator, or damaged.
     #[error("database schema: {0}; was it written by a newer coordinator?")]
     Schema(#[from] sqlx::migrate::MigrateError),
+    /// This kind of store cannot be copied.
+    #[error("this store is no database that could be copied")]
+    NoCopy,
+    /// A file that should be a backup is none.
+    #[error("{} is no backup of a coordinator: {problem}", path.display())]
+    NoBackup {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A database is in the place of the one to restore.
+    #[error("{} holds a database already; --force puts it aside (it is kept beside the new one)", dir.display())]
+    Occupied {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// A row does not make sense.
     #[error("database, job {job}: {problem}")]
     Row {

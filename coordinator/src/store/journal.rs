@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use diptych_common::ids::{JobId, PhaseIndex, Step};
@@ -151,4 +152,13 @@ pub trait History: Send + Sync + fmt::Debug {
     /// They cannot be read.
     async fn last_metrics(&self, job: &JobId, phase: PhaseIndex)
     -> Result<Vec<Metric>, StoreError>;
+
+    /// Writes a consistent copy of all that is committed to a file that is not there yet, or empty.
+    ///
+    /// # Errors
+    /// It cannot be written; a store that is no file has none.
+    async fn copy_to(&self, file: &Path) -> Result<(), StoreError> {
+        let _ = file;
+        Err(StoreError::NoCopy)
+    }
 }

@@ -63,8 +63,9 @@ impl Store {
     pub async fn open(dir: &Path) -> Result<(Self, Reader), StoreError> {
         std::fs::create_dir_all(dir).map_err(StoreError::file(dir))?;
         let lock = Lock::take(dir)?;
+        super::backup::clear(dir)?;
         let options = SqliteConnectOptions::new()
-            .filename(dir.join("coordinator.db"))
+            .filename(dir.join(super::backup::DATABASE))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)

@@ -8,8 +8,8 @@ use super::budget::{Mark, Verdict, spend};
 use super::recover;
 use crate::core::outcome::checkpoint_words;
 use crate::core::{
-    Brings, Checkpoint, CheckpointState, Failure, FailureKind, Hold, Job, JobState, Now, Order,
-    Outcome, PhaseState, Placement, RankId, State,
+    Brings, Checkpoint, CheckpointState, Failure, FailureKind, Hold, Job, JobState, Now,
+    Observation, Order, Outcome, PhaseState, Placement, RankId, State,
 };
 
 /// Why an attempt ends.
@@ -21,6 +21,16 @@ pub enum Ending {
     Over(String),
     /// Something went wrong.
     Failed(Failure),
+}
+
+impl Ending {
+    /// What kind of failure it is, if it is one.
+    fn failure(&self) -> Option<FailureKind> {
+        match self {
+            Self::Planned(_) | Self::Over(_) => None,
+            Self::Failed(failure) => Some(failure.kind),
+        }
+    }
 }
 
 /// Ends the live attempt of a job, if it has one: aborts it on every agent of its gang and decides whether there is
@@ -40,6 +50,14 @@ pub fn end_attempt(state: &mut State, id: &JobId, ending: Ending, now: Now, out:
         ),
         None => Default::default(),
     };
+    let goes_on = !matches!(ending, Ending::Over(_));
+    let (failure, going) = (ending.failure(), goes_on.then_some(&kept));
+    let ended = Observation::ended((&job, index, &placement), failure, going);
+    out.observed.push(ended);
+    if failure == Some(FailureKind::Stalled) {
+        out.observed
+            .extend(Observation::stalled(&job, index, now.mono));
+    }
     let (reason, at) = (words(&ending), Some((index, placement.attempt)));
     let failures = state.settings().failures;
     let Some(job) = state.job_mut(id) else { return };

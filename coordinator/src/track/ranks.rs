@@ -114,7 +114,7 @@ pub fn report(state: &mut State, report: RankReport, now: Now, out: &mut Outcome
             held(state, &member, step, symptom, now, out);
         }
         RankEvent::Activity(activity) if begun => turned(state, &member, activity, now, out),
-        RankEvent::PartSaved { step, objects } if begun => {
+        RankEvent::PartSaved { step, objects, .. } if begun => {
             saves::part_saved(
                 state,
                 &member.job,

@@ -10,8 +10,8 @@ use super::recover;
 use crate::advance::work_committed;
 use crate::assign;
 use crate::core::{
-    Effect, Failure, FailureKind, Hold, Ignored, Link, Now, Order, Outcome, SessionId, State,
-    Worker,
+    Effect, Failure, FailureKind, Hold, Ignored, Link, Now, Observation, Order, Outcome, SessionId,
+    State, Worker,
 };
 
 /// Jobs whose live attempt has a rank on this worker.
@@ -161,6 +161,13 @@ pub(super) fn lose(state: &mut State, id: &WorkerId, loss: &Loss, now: Now, out:
     let jobs = members(state, id);
     recover::drop_worker(state, id);
     if let Some(worker) = state.worker_mut(id) {
+        let (Link::Up { heard: last, .. }
+        | Link::Suspect { since: last }
+        | Link::Lost { since: last }) = worker.link;
+        if matches!(loss, Loss::Silent(_)) {
+            let after = now.mono.since(last);
+            out.observed.push(Observation::Noticed { after });
+        }
         worker.link = Link::Lost { since: now.mono };
         worker.since = now.wall;
         for slot in &mut worker.slots {

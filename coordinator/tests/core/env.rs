@@ -13,6 +13,7 @@ use diptych_coordinator::core::{
     PhaseState, RankEvent, RankReport, Refusal, RequestId, Reread, Secret, SessionId, Settings,
     State, StoredObject, Submission, Submit, UnixMs, VerifyReport, apply, check_invariants,
 };
+use diptych_coordinator::metrics::Measurements;
 use diptych_coordinator::store::Stored;
 
 use crate::words::{exited, finished, id, ready, worker};
@@ -34,6 +35,7 @@ pub(crate) struct Env {
     pub(crate) held: Option<Step>,
     /// Events are not put into words: there are too many.
     pub(crate) brief: bool,
+    pub(crate) measurements: Measurements,
 }
 
 impl Env {
@@ -44,8 +46,10 @@ impl Env {
             suspect_after: 0,
             ..Settings::default()
         };
+        let state = State::new(settings);
         Self {
-            state: State::new(settings),
+            measurements: Measurements::new(&state, Mono::default()),
+            state,
             stored: Stored::default(),
             orders: Vec::new(),
             closed: Vec::new(),
@@ -117,6 +121,11 @@ impl Env {
             result.is_ok() || changes.is_empty(),
             "refused, yet changed: {what}"
         );
+        if let Ok(outcome) = &result {
+            let outcome = std::slice::from_ref(outcome);
+            self.measurements
+                .take(&self.state, outcome, &changes, now.mono);
+        }
         for change in changes {
             self.stored.take(change);
         }
@@ -303,6 +312,7 @@ impl Env {
                 size: 5,
                 digest: "00".repeat(32),
             }],
+            stall: None,
         }
     }
 
@@ -376,6 +386,7 @@ impl Env {
     pub(crate) fn restart(&mut self) {
         let stored = (self.stored.jobs.clone(), self.stored.workers.clone());
         self.state = assign::restored(*self.state.settings(), stored, Mono::new(self.at));
+        self.measurements = Measurements::new(&self.state, Mono::new(self.at));
         self.sessions.clear();
         self.opened.clear();
         self.orders.clear();

@@ -51,11 +51,20 @@ fn reports_may_be_repeated() {
 fn only_this_attempts_objects_and_rank_zero_s_manifest_count() {
     let mut env = running(2);
     let (part, manifest) = (env.part("job-1", 0, 4), env.manifest("job-1", 4));
-    let RankEvent::PartSaved { step, mut objects } = part else {
+    let RankEvent::PartSaved {
+        step,
+        mut objects,
+        stall,
+    } = part
+    else {
         unreachable!()
     };
     objects[0].key = objects[0].key.replace("a000001", "a000009");
-    let foreign = RankEvent::PartSaved { step, objects };
+    let foreign = RankEvent::PartSaved {
+        step,
+        objects,
+        stall,
+    };
     assert_eq!(
         env.say("job-1", 0, foreign),
         Answer::Ignored(Ignored::ForeignObject)

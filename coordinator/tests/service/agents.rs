@@ -30,6 +30,13 @@ async fn a_registration_that_makes_no_sense_is_refused_in_words() {
         ),
         (
             v1::Register {
+                version: "9.0.0".to_owned(),
+                ..good()
+            },
+            "Upgrade the coordinator to 9.0",
+        ),
+        (
+            v1::Register {
                 worker_id: "No Name".to_owned(),
                 ..good()
             },

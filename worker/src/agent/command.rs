@@ -7,26 +7,26 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use diptych_common::ids::WorkerId;
 use diptych_common::store::ByUrl;
-use diptych_common::telemetry;
+use diptych_common::{operations, telemetry};
 use diptych_proto::v1;
 use futures::{Stream, stream};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{AgentArgs, AgentConfig};
+use crate::config::AgentConfig;
 
 use super::identity::{DataDir, address_towards, host_name, memory_per_slot, stable_id};
 use super::logs::LogBook;
 use super::peers::{Peers, Tcp};
 use super::service::{AgentOptions, run};
 use super::supervisor::{Launch, Supervisor};
+use super::watch::Watch;
 
 /// Runs an agent until it is told to leave.
 ///
 /// # Errors
-/// Settings that make no sense, a data directory in use, or a coordinator that will never take this worker.
-pub fn command(args: AgentArgs) -> anyhow::Result<()> {
-    let config = AgentConfig::load(args)?;
+/// A data directory or an address in use, or a coordinator that will never take this worker.
+pub fn command(config: AgentConfig) -> anyhow::Result<()> {
     telemetry::init(config.log_format, &config.log)?;
     let _owned = DataDir::lock(&config.data_dir)?;
     let host = host_name();
@@ -51,6 +51,17 @@ pub fn command(args: AgentArgs) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         let stops = signals()?;
+        let watch = Watch::default();
+        let watched = config
+            .metrics_listen
+            .map(|listen| {
+                let serving = operations::serve(listen, Arc::new(watch.clone()));
+                serving.with_context(|| format!("metrics-listen: cannot listen on {listen}"))
+            })
+            .transpose()?;
+        if let Some(watched) = &watched {
+            tracing::info!("health and metrics on {}", watched.address);
+        }
         let (listener, peer_endpoint) = listen(&config, &launch.data_address).await?;
         let peers = Peers::new(id.clone(), Tcp);
         peers.0.serve(listener);
@@ -66,6 +77,7 @@ pub fn command(args: AgentArgs) -> anyhow::Result<()> {
             stores: Arc::new(ByUrl),
             book,
             patience: config.patience,
+            watch,
             coordinator: config.coordinator,
             seed: rand::random(),
         };
@@ -97,7 +109,7 @@ async fn listen(config: &AgentConfig, data_address: &str) -> anyhow::Result<(Tcp
     let listener = match config.peer_listen {
         Some(address) => TcpListener::bind(address)
             .await
-            .with_context(|| format!("peer_listen: cannot listen on {address}"))?,
+            .with_context(|| format!("peer-listen: cannot listen on {address}"))?,
         // An address that is another machine's from here (a forwarded one) is not one to listen on.
         None => match TcpListener::bind((data_address, 0)).await {
             Ok(listener) => listener,

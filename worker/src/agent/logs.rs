@@ -160,7 +160,7 @@ impl LogBook {
                     offset,
                 }),
                 Err(error) => {
-                    tracing::warn!(%key, %error, path = %tail.path.display(), "log not readable");
+                    tracing::warn!(job = %key.job, attempt = %key.attempt, rank = %key.rank, %error, path = %tail.path.display(), "log not readable");
                     None
                 }
             }

@@ -12,6 +12,7 @@ pub mod log_files; // where their output lies on this disk
 pub mod logs; // written, and what of it is uploaded
 pub mod upload; // and on its way to the coordinator
 pub mod recheck; // checkpoints read again
+pub mod watch; // what those who watch it are told
 pub mod service; // the agent at work
 pub mod command; // `diptych-worker agent`
 

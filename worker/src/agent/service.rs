@@ -21,6 +21,7 @@ use super::output::until;
 use super::peers::{Dial, PeerEvent, Peers};
 use super::session::{self, Connector, SessionEvent, Uplink};
 use super::trainers::{TrainerEvent, Trainers};
+use super::watch::Watch;
 use super::{recheck, upload};
 
 /// An agent before it runs.
@@ -40,6 +41,8 @@ pub struct AgentOptions<C, T, D> {
     pub book: LogBook,
     /// How long it is patient.
     pub patience: Patience,
+    /// What those who watch it are told.
+    pub watch: Watch,
     /// Spreads its pauses from those of other agents.
     pub seed: u64,
 }
@@ -69,6 +72,7 @@ struct Agent<T, D> {
         Option<v1::agent_service_client::AgentServiceClient<tonic::transport::Channel>>,
     >,
     checks: Checks,
+    watch: Watch,
 }
 
 /// Re-readings in progress, and reports that found no session.
@@ -105,6 +109,7 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         stores,
         book,
         patience,
+        watch,
         seed,
     } = options;
     let devices = u32::try_from(register.devices.len()).unwrap_or(u32::MAX);
@@ -124,10 +129,14 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         uplink: None,
         client,
         checks: Checks::new(stores),
+        watch,
     };
 
     let mut stops = std::pin::pin!(stops.fuse());
     while !agent.state.may_leave() {
+        agent
+            .watch
+            .shows(agent.uplink.is_some(), agent.state.running().count());
         let last = agent
             .state
             .leaves_at()
@@ -180,16 +189,19 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
     async fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Spawn(id, key, prepare) => {
-                tracing::info!(%key, device = prepare.device, "starting trainer");
+                let phases = prepare.spec.as_ref().map(|spec| spec.phases.as_slice());
+                let phase = phases.and_then(|phases| phases.get(prepare.phase as usize));
+                let phase = phase.map_or("", |phase| phase.name.as_str());
+                tracing::info!(job = %key.job, attempt = %key.attempt, rank = %key.rank, phase, device = prepare.device, "starting trainer");
                 if let Err(error) = self.trainers.start(id, key.clone(), *prepare).await {
                     let problem = format!("cannot start a trainer: {error}");
-                    tracing::error!(%key, problem);
+                    tracing::error!(job = %key.job, attempt = %key.attempt, rank = %key.rank, problem);
                     return Some(Event::SpawnFailed(id, problem));
                 }
             }
             Effect::Tell(id, key, command) => self.trainers.tell(id, key, command),
             Effect::Kill(id, key) => {
-                tracing::warn!(%key, "did not leave or answer in time: SIGKILL");
+                tracing::warn!(job = %key.job, attempt = %key.attempt, rank = %key.rank, "did not leave or answer in time: SIGKILL");
                 self.trainers.kill(id);
             }
             Effect::Up(key, event) => self.send(Up::Rank(key.event(event))),
@@ -207,7 +219,9 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
             Effect::Link(attempt, order) => self.peers.link(&attempt, order),
             Effect::Gone(attempt, rank, reason) => self.peers.gone(&attempt, rank, reason),
             Effect::Unlink(attempt) => self.peers.unlink(&attempt),
-            Effect::Refused(key, reason) => tracing::info!(%key, reason, "command not followed"),
+            Effect::Refused(key, reason) => {
+                tracing::info!(job = %key.job, attempt = %key.attempt, rank = %key.rank, reason, "command not followed")
+            }
         }
         None
     }
@@ -241,7 +255,9 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
                 command.command,
             ) {
                 (Ok(key), Some(asked)) => self.take(Event::Command(key, asked)).await,
-                (Ok(key), None) => tracing::warn!(%key, "empty command dropped"),
+                (Ok(key), None) => {
+                    tracing::warn!(job = %key.job, attempt = %key.attempt, rank = %key.rank, "empty command dropped")
+                }
                 (Err(error), _) => tracing::warn!(%error, "command dropped"),
             },
             SessionEvent::Asked(Down::Abort(abort)) => match abort.job.parse::<JobId>() {
@@ -324,7 +340,7 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
         };
         drop(tokio::time::timeout(LAST_UPLOAD, all_there).await);
         for key in self.book.late() {
-            tracing::warn!(%key, "the last lines of its log stay on this disk only");
+            tracing::warn!(job = %key.job, attempt = %key.attempt, rank = %key.rank, "the last lines of its log stay on this disk only");
         }
     }
 }

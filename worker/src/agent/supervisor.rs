@@ -186,7 +186,7 @@ impl Trainers for Supervisor {
                 // A trainer that has ended prints no more.
                 Ok(log) => drop(trainer.logs.send(log)),
                 Err(error) => {
-                    tracing::error!(%key, %error, "no log: its lines go to that of its former attempt");
+                    tracing::error!(job = %key.job, attempt = %key.attempt, rank = %key.rank, %error, "no log: its lines go to that of its former attempt");
                 }
             }
         }

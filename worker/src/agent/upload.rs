@@ -48,7 +48,7 @@ async fn pass(
         match client.upload_logs(request).await {
             Ok(receipt) => book.received(&batch, receipt.into_inner().lines),
             Err(status) if status.code() == tonic::Code::NotFound => {
-                tracing::info!(key = %batch.key, "the coordinator does not know the job: its log stays on this disk");
+                tracing::info!(job = %batch.key.job, attempt = %batch.key.attempt, rank = %batch.key.rank, "the coordinator does not know the job: its log stays on this disk");
                 book.give_up(&batch);
             }
             Err(status) => return Err(status),

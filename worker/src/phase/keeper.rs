@@ -44,6 +44,8 @@ pub struct Keeper {
     frame: Frame,
     rank: Rank,
     saver: Saver,
+    /// How long the snapshot of the part under way took.
+    stall: Duration,
     results: BTreeMap<Step, BTreeMap<String, f64>>,
     committed: Option<Step>,
     /// Saves that must succeed: the phase's last, and the best so far where the spec asks for it.
@@ -105,6 +107,7 @@ impl Keeper {
             frame,
             rank,
             saver,
+            stall: Duration::ZERO,
             results,
             committed: None,
             needed: BTreeSet::new(),
@@ -255,8 +258,8 @@ impl Keeper {
             self.results.pop_first();
         }
         let key = self.key(learner.step).shard(self.rank);
-        let stall = self.saver.save_part(learner.step, key, &learner.state())?;
-        tracing::info!(step = learner.step.get(), ?stall, "snapshot taken");
+        self.stall = self.saver.save_part(learner.step, key, &learner.state())?;
+        tracing::info!(step = learner.step.get(), stall = ?self.stall, "snapshot taken");
         self.age = Age {
             since: Instant::now(),
             before: Duration::ZERO,
@@ -379,6 +382,7 @@ impl Keeper {
             Saved::Part { step, object } => Report::PartSaved {
                 step,
                 objects: vec![object],
+                stall: self.stall,
             },
             Saved::Manifest(checkpoint) => Report::ManifestWritten {
                 best: self.best_results(checkpoint.step),

@@ -1,5 +1,7 @@
 //! What a rank has to say to its agent, and through it to the coordinator.
 
+use std::time::Duration;
+
 use diptych_common::checkpoint::{CheckpointRef, StoredObject};
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Rank, Step};
@@ -18,6 +20,8 @@ pub enum Report {
         step: Step,
         /// This rank's objects, in the order of their keys.
         objects: Vec<StoredObject>,
+        /// How long training stood still for the snapshot.
+        stall: Duration,
     },
     /// Rank 0: the manifest is in the store.
     ManifestWritten {

@@ -321,9 +321,14 @@ impl From<Report> for Event {
                 waited_s: progress.waited_s,
                 metrics: points(progress.measurements),
             }),
-            Report::PartSaved { step, objects } => Self::PartSaved(v1::PartSaved {
+            Report::PartSaved {
+                step,
+                objects,
+                stall,
+            } => Self::PartSaved(v1::PartSaved {
                 step: step.get(),
                 objects: objects.into_iter().map(v1::StoredObject::from).collect(),
+                stall_s: Some(stall.as_secs_f64()),
             }),
             Report::ManifestWritten { checkpoint, best } => {
                 Self::ManifestWritten(v1::ManifestWritten {

@@ -14,6 +14,7 @@ use diptych_proto::v1;
 use diptych_worker::agent::core::Patience;
 use diptych_worker::agent::logs::LogBook;
 use diptych_worker::agent::peers::Peers;
+use diptych_worker::agent::watch::Watch;
 use diptych_worker::agent::{AgentOptions, run};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -145,6 +146,7 @@ pub(crate) async fn agent(
             unresponsive: Duration::from_secs(3),
             leave_grace: Duration::from_secs(5),
         },
+        watch: Watch::default(),
         seed: world.dice(0..u64::MAX),
     };
     let stops = UnboundedReceiverStream::new(world.listens(name));

@@ -208,6 +208,7 @@ impl Trainer {
             RankEvent::PartSaved {
                 step: Step::new(step),
                 objects,
+                stall: None,
             },
             now,
         );

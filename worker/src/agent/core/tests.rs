@@ -111,6 +111,7 @@ fn part(step: u64) -> Reported {
     Reported::PartSaved(v1::PartSaved {
         step,
         objects: Vec::new(),
+        stall_s: None,
     })
 }
 

@@ -151,6 +151,7 @@ impl Bench {
             stores: Arc::new(ByUrl),
             book,
             patience,
+            watch: Watch::default(),
             seed: 0,
         };
         let (stop, stops) = mpsc::unbounded_channel();

@@ -278,7 +278,7 @@ impl<'a> Fleet<'a> {
 
     fn attend(&mut self, seat: usize, report: &Report) {
         match report {
-            Report::PartSaved { step, objects } if !self.away => {
+            Report::PartSaved { step, objects, .. } if !self.away => {
                 let saved = self.parts.entry(*step).or_default();
                 let rank = self.round.ranks.iter().position(|own| *own == seat);
                 saved.insert(rank.unwrap(), objects.clone());

@@ -294,7 +294,7 @@ fn coordinate(
                         .for_each(|control| control.give_begin(begin.clone()));
                 }
             }
-            Ok(Report::PartSaved { step, objects }) => {
+            Ok(Report::PartSaved { step, objects, .. }) => {
                 let saved = parts.entry(step).or_default();
                 saved.insert(rank, objects);
                 if saved.len() == controls.len() {

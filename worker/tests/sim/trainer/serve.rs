@@ -230,6 +230,7 @@ impl Process {
                 Ok(object) => Reported::PartSaved(v1::PartSaved {
                     step: state.step,
                     objects: vec![object.into()],
+                    stall_s: None,
                 }),
                 Err(problem) => unsaved(tries, problem),
             }

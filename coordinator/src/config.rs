@@ -72,6 +72,10 @@ pub struct Flags {
     #[arg(long, value_name = "DURATION")]
     #[schemars(with = "Option<DurationText>")]
     pub stall: Option<String>,
+    /// Failures in a row without progress that end a phase [default: 3].
+    #[arg(long, value_name = "N")]
+    #[schemars(with = "Option<u32>")]
+    pub failures: Option<String>,
     /// Failures within an hour that were a worker's own and keep new ranks off it; 0 never does [default: 5].
     #[arg(long, value_name = "N")]
     #[schemars(with = "Option<u32>")]
@@ -132,6 +136,10 @@ impl Config {
             prepare_deadline: layers.duration("prepare-deadline", defaults.prepare_deadline),
             grow_after: layers.duration("grow-after", defaults.grow_after),
             stall: layers.duration("stall", defaults.stall),
+            failures: layers.value("failures", defaults.failures, |text| {
+                let known = text.parse().ok().filter(|failures| *failures > 0);
+                known.ok_or_else(|| format!("{text:?} is not a number of failures, 1 or more"))
+            }),
             suspect_after: layers.value("suspect-after", defaults.suspect_after, |text| {
                 text.parse()
                     .map_err(|_| format!("{text:?} is not a number of failures, 0 or more"))
@@ -214,15 +222,17 @@ mod tests {
         let given = [
             ("DIPTYCH_LOG_FORMAT", "xml"),
             ("DIPTYCH_SUSPECT_AFTER", "-1"),
+            ("DIPTYCH_FAILURES", "0"),
         ];
         let problems = load(&flags, &given).unwrap_err();
         for words in [
-            "5 settings do not work",
+            "6 settings do not work",
             "listen: \"nowhere\" is not an address such as 127.0.0.1:7654 (from command line)",
             "dead-after: must be at least twice the heartbeat",
             "log: log filter \"a=b=c\" is malformed",
             "log-format: \"xml\" is not a log format: text or json (from DIPTYCH_LOG_FORMAT)",
             "suspect-after: \"-1\" is not a number of failures, 0 or more",
+            "failures: \"0\" is not a number of failures, 1 or more",
         ] {
             assert!(problems.contains(words), "{words}\n{problems}");
         }

@@ -96,6 +96,9 @@ pub async fn run(options: &Options) -> Result<Outcome> {
             "1s",
             "--reattach-grace",
             "10s",
+            // Faults come faster than checkpoints: what ends a crash loop has tests of its own.
+            "--failures",
+            "20",
         ]),
         agents: words(&[
             "--log",

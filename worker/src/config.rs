@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tonic::transport::Endpoint;
 
 use crate::agent::core::Patience;
+use crate::agent::devices::GpuWish;
 
 /// Settings of an agent. Each may also stand in the file as the same word with `_`, and in the environment as
 /// `DIPTYCH_` and that word in capitals.
@@ -30,11 +31,17 @@ pub struct AgentArgs {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// CPU slots: ranks that may run here at once [default: 1].
+    /// GPUs to lend: `auto` for all that CUDA_VISIBLE_DEVICES does not hide, `none`, or a list of the numbers that
+    /// nvidia-smi gives them, such as 0,1 [default: auto].
+    #[arg(long, value_name = "GPUS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<String>,
+    /// CPU slots: ranks that may run here on the CPU at once [default: 1 where no GPU is lent, else none].
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<u32>,
-    /// Threads of each CPU slot [default: the machine's cores divided by the slots].
+    /// Threads of each device [default: the machine's cores divided by the slots; of a GPU, its share of the cores near
+    /// it].
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads_per_device: Option<usize>,
@@ -90,10 +97,12 @@ pub struct AgentConfig {
     pub coordinator: Endpoint,
     /// The given id.
     pub id: Option<WorkerId>,
-    /// CPU slots, at least 1.
-    pub devices: u32,
-    /// Threads of each, at least 1.
-    pub threads: usize,
+    /// GPUs to lend.
+    pub gpus: GpuWish,
+    /// CPU slots, at least 1 where given.
+    pub devices: Option<u32>,
+    /// Threads of each device, where given.
+    pub threads: Option<usize>,
     /// Where peers reach this machine; `None` to find out.
     pub data_address: Option<String>,
     /// This worker's own directory.
@@ -110,9 +119,10 @@ pub struct AgentConfig {
 
 const MOST_DEVICES: u32 = 1024;
 const LEAST_UNRESPONSIVE: Duration = Duration::from_secs(1);
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "coordinator",
     "id",
+    "gpus",
     "devices",
     "threads_per_device",
     "data_address",
@@ -167,16 +177,15 @@ impl AgentConfig {
             .id
             .map(|id| id.parse::<WorkerId>().context("id"))
             .transpose()?;
-        let devices = args.devices.unwrap_or(1);
-        ensure!(
-            (1..=MOST_DEVICES).contains(&devices),
-            "devices: {devices} is not between 1 and {MOST_DEVICES}"
-        );
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = args
-            .threads_per_device
-            .unwrap_or(cores / devices as usize)
-            .max(1);
+        let gpus = args
+            .gpus
+            .map(|gpus| gpus.parse::<GpuWish>().context("gpus"));
+        if let Some(devices) = args.devices {
+            ensure!(
+                (1..=MOST_DEVICES).contains(&devices),
+                "devices: {devices} is not between 1 and {MOST_DEVICES}"
+            );
+        }
         let data_dir = match args.data_dir {
             Some(dir) => std::path::absolute(dir).context("data_dir")?,
             None => default_data_dir(id.as_ref())?,
@@ -209,8 +218,9 @@ impl AgentConfig {
         Ok(Self {
             coordinator,
             id,
-            devices,
-            threads,
+            gpus: gpus.transpose()?.unwrap_or_default(),
+            devices: args.devices,
+            threads: args.threads_per_device,
             data_address: args.data_address,
             data_dir,
             patience,
@@ -298,12 +308,18 @@ mod tests {
         };
         let env = environment(&[
             ("DIPTYCH_DEVICES", "3"),
+            ("DIPTYCH_GPUS", "0"),
             ("DIPTYCH_ID", "from-env"),
             ("DIPTYCH_STORAGE", "file:///x"),
         ]);
         let config = AgentConfig::from_layers(flags, env).expect("valid");
         assert_eq!(config.id.expect("given").as_str(), "from-flag");
-        assert_eq!(config.devices, 3);
+        assert_eq!(config.devices, Some(3));
+        assert_eq!(
+            config.gpus,
+            GpuWish::These([0].into()),
+            "a lone number, too"
+        );
         assert_eq!(config.patience.abort_grace, Duration::from_secs(1));
         assert_eq!(config.patience.orphan_limit, Duration::from_secs(600));
         assert_eq!(config.patience.leave_grace, Duration::from_secs(120));
@@ -332,6 +348,13 @@ mod tests {
                     ..flags()
                 },
                 "devices",
+            ),
+            (
+                AgentArgs {
+                    gpus: Some("all".into()),
+                    ..flags()
+                },
+                "gpus",
             ),
             (
                 AgentArgs {

@@ -1,5 +1,6 @@
 //! Everything that can happen.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -192,6 +193,10 @@ pub struct DeviceReport {
     pub name: String,
     /// Bytes that a rank may use; 0 where unknown.
     pub memory: u64,
+    /// Why no rank can run on it.
+    pub problem: Option<String>,
+    /// Where it is on its machine; devices with equal values are near each other.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One rank's report, which may be a repetition.

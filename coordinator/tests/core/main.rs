@@ -14,6 +14,7 @@ mod saves; // parts, manifests, verification, fall-back
 mod best; // the best checkpoint as a phase's result
 mod recovery; // survivors, their state, and what they lack
 mod planned; // growth, scaling, draining, preemption
+mod devices; // some cannot be used
 mod wishes; // submit twice, cancel, retry, delete, pin, explain
 mod storm; // a whole cluster, in bad weather
 mod random; // random events never break a promise

@@ -107,7 +107,8 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         patience,
         seed,
     } = options;
-    let devices = u32::try_from(register.devices.len()).unwrap_or(u32::MAX);
+    let devices = register.devices.iter().map(|device| device.index + 1);
+    let devices = devices.max().unwrap_or(0);
     let me = register.worker_id.parse::<WorkerId>()?;
     book.recover(clock::now());
     let (client, clients) = watch::channel(None);

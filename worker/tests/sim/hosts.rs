@@ -120,7 +120,7 @@ pub(crate) async fn agent(
         index,
         kind: "cpu".to_owned(),
         name: "simulated".to_owned(),
-        memory: 0,
+        ..v1::DeviceInfo::default()
     };
     let options = AgentOptions {
         coordinator: ToCoordinator,

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::super::devices::Seats;
 use super::super::peers::Tcp;
 use super::super::supervisor::{Launch, Supervisor};
 use super::*;
@@ -129,7 +130,7 @@ impl Bench {
             program: "/bin/bash".into(),
             arguments: ["-c", script, "trainer"].map(Into::into).to_vec(),
             data_address: "127.0.0.1".into(),
-            threads: 1,
+            seats: Seats::cpu(1),
             work_dir: dir.path().join("work"),
             log: "info".into(),
         };

@@ -112,6 +112,17 @@ pub enum Event {
         /// What it saw.
         reason: String,
     },
+    /// A device broke.
+    DeviceTrouble {
+        /// On this stream.
+        session: SessionId,
+        /// Of this worker.
+        worker: WorkerId,
+        /// Its index there.
+        device: u32,
+        /// What, and what to do.
+        problem: String,
+    },
     /// A rank reports.
     Rank(RankReport),
     /// An agent re-read a checkpoint.

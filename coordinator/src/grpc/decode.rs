@@ -89,6 +89,14 @@ fn device(wire: v1::DeviceInfo) -> Read<DeviceReport> {
     })
 }
 
+/// A device that broke, and how.
+pub(super) fn trouble(wire: v1::DeviceTrouble) -> Read<(u32, String)> {
+    if wire.problem.is_empty() {
+        return Err(WireError::Missing { field: "problem" });
+    }
+    Ok((wire.device, text(wire.problem)))
+}
+
 fn running(wire: v1::RunningRank) -> Read<RunningRank> {
     let rank = RankId {
         job: name("running.job", &wire.job)?,

@@ -96,6 +96,16 @@ impl Env {
         }));
     }
 
+    /// A GPU of a worker falls off the bus.
+    pub(crate) fn device_trouble(&mut self, name: &str, device: u32) {
+        self.do_step(Event::DeviceTrouble {
+            session: self.session(name),
+            worker: worker(name),
+            device,
+            problem: format!("GPU {device}: Xid 79"),
+        });
+    }
+
     /// An agent comes back with one trainer that has left its gang and waits.
     pub(crate) fn register_held(&mut self, name: &str, rank: (&str, u64, u32), step: u64) {
         let (job, attempt, number) = rank;

@@ -44,7 +44,9 @@ pub fn command(args: AgentArgs) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         let stops = signals()?;
-        let Roster { devices, seats } = devices::lend(&config, &program).await?;
+        let roster = devices::lend(&config, &program).await?;
+        let faults = devices::watch(&roster);
+        let Roster { devices, seats } = roster;
         let launch = Launch {
             program,
             arguments: vec!["trainer".into()],
@@ -65,6 +67,7 @@ pub fn command(args: AgentArgs) -> anyhow::Result<()> {
                 ..registration(&id, host, devices)
             },
             trainers,
+            faults,
             peers,
             stores: Arc::new(ByUrl),
             book,

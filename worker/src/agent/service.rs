@@ -21,7 +21,8 @@ use super::output::until;
 use super::peers::{Dial, PeerEvent, Peers};
 use super::session::{self, Connector, SessionEvent, Uplink};
 use super::trainers::{TrainerEvent, Trainers};
-use super::{recheck, upload};
+use super::{devices, recheck, upload};
+use crate::device::nvml::Fault;
 
 /// An agent before it runs.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct AgentOptions<C, T, D> {
     pub register: v1::Register,
     /// Who runs its trainers, and what they do.
     pub trainers: (T, mpsc::Receiver<TrainerEvent>),
+    /// What goes wrong with its GPUs.
+    pub faults: mpsc::Receiver<Fault>,
     /// The links to other agents, and what happens on them.
     pub peers: (Peers<D>, mpsc::Receiver<PeerEvent>),
     /// Who opens the places that checkpoints are read from again.
@@ -69,6 +72,8 @@ struct Agent<T, D> {
         Option<v1::agent_service_client::AgentServiceClient<tonic::transport::Channel>>,
     >,
     checks: Checks,
+    /// What went wrong with its devices, for whoever has not heard it.
+    troubles: Vec<v1::DeviceTrouble>,
 }
 
 /// Re-readings in progress, and reports that found no session.
@@ -101,6 +106,7 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         coordinator,
         register,
         trainers: (trainers, mut reports),
+        mut faults,
         peers: (peers, mut links),
         stores,
         book,
@@ -125,6 +131,7 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         uplink: None,
         client,
         checks: Checks::new(stores),
+        troubles: Vec::new(),
     };
 
     let mut stops = std::pin::pin!(stops.fuse());
@@ -141,6 +148,7 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
             event = links.recv() => agent.on_link(event.ok_or(AgentError::Part("peer links"))?).await,
             event = sessions.recv() => agent.on_session(event.ok_or(AgentError::Part("session"))?).await?,
             Some(report) = agent.checks.tasks.join_next() => agent.on_report(report),
+            Some(fault) = faults.recv() => agent.on_fault(fault),
             Some(reason) = stops.next() => {
                 tracing::info!(%reason, "leaving");
                 agent.take(Event::Stop(reason)).await;
@@ -228,6 +236,10 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
                 for report in self.checks.unsent.drain(..) {
                     uplink.send(Up::Verified(report));
                 }
+                // Some may have come between the registration and its answer.
+                for trouble in &self.troubles {
+                    uplink.send(Up::DeviceTrouble(trouble.clone()));
+                }
                 self.uplink = Some(uplink);
                 self.take(Event::Connected).await;
             }
@@ -300,6 +312,23 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
             },
         };
         self.take(event).await;
+    }
+
+    /// A device that is broken takes no new ranks; what runs on it ends by itself if it cannot go on.
+    fn on_fault(&mut self, fault: Fault) {
+        let mut devices = self.register.devices.iter_mut();
+        let lent = devices.find(|device| device.kind == "cuda" && device.index == fault.gpu);
+        let Some(problem) = devices::lasting(fault) else {
+            return tracing::warn!(%fault, "most often a program's own doing");
+        };
+        tracing::error!(lent = lent.is_some(), problem, "a GPU broke");
+        if let Some(device) = lent {
+            device.problem.clone_from(&problem);
+            let device = device.index;
+            let trouble = v1::DeviceTrouble { device, problem };
+            self.troubles.push(trouble.clone());
+            self.send(Up::DeviceTrouble(trouble));
+        }
     }
 
     fn on_report(&mut self, report: Result<v1::VerifyReport, tokio::task::JoinError>) {

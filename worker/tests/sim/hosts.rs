@@ -135,6 +135,7 @@ pub(crate) async fn agent(
             peer_endpoint: format!("{name}:{PEERS}"),
         },
         trainers,
+        faults: tokio::sync::mpsc::channel(1).1,
         peers,
         stores: Arc::new(Bucket::of(&world)),
         book: LogBook::new(dir.join(name)),

@@ -1,10 +1,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::roster::choose;
-use super::{Found, GpuWish, Lent, NoSuchGpus, Roster, Share, survey, verdict};
+use super::{Found, GpuWish, Lent, NoSuchGpus, Roster, Share, faults, survey, verdict};
 use crate::config::AgentConfig;
-use crate::device::nvml::{Nvml, NvmlError};
+use crate::device::nvml::{Fault, Nvml, NvmlError};
 
 /// How long the doctor may take: libtorch's CUDA half is some gigabytes, and disks may be slow.
 const DOCTOR: Duration = Duration::from_secs(120);
@@ -40,6 +42,21 @@ pub async fn lend(config: &AgentConfig, program: &Path) -> Result<Roster, NoSuch
         tracing::error!(index, name, problem, "no rank can run on this GPU");
     }
     Ok(roster)
+}
+
+/// What goes wrong from now on with the GPUs that were lent; nothing where there are none.
+pub fn watch(roster: &Roster) -> mpsc::Receiver<Fault> {
+    let (_, nothing) = mpsc::channel(1);
+    if roster.devices.iter().all(|device| device.kind != "cuda") {
+        return nothing;
+    }
+    match Nvml::open() {
+        Ok(nvml) => faults(nvml),
+        Err(error) => {
+            tracing::warn!(%error, "faults of GPUs are not told");
+            nothing
+        }
+    }
 }
 
 fn found() -> Result<Vec<Found>, NvmlError> {

@@ -7,9 +7,11 @@ mod verdict; // whether a CUDA rank could run
 mod cores; // cores near each of them
 mod roster; // devices and seats
 mod here; // of this machine
+mod health; // what goes wrong with GPUs meanwhile
 
 pub use cores::Cores;
-pub use here::lend;
+pub use health::{faults, lasting};
+pub use here::{lend, watch};
 #[cfg(test)]
 pub(in crate::agent) use roster::samples;
 pub use roster::{Lent, NoSuchGpus, Roster, Seat, Seats, Share};

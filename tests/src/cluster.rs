@@ -156,6 +156,8 @@ impl Cluster {
             &name,
             "--devices",
             &devices.to_string(),
+            "--gpus",
+            "none",
             "--data-dir",
             &self.text(&name),
         ]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tonic::transport::Endpoint;
 
 use crate::agent::core::Patience;
+use crate::agent::devices::GpuWish;
 
 /// Settings of an agent. Each may also stand in the file by the same word, and in the environment as `DIPTYCH_` and that
 /// word in capitals: `--data-dir`, `data-dir = "…"`, `DIPTYCH_DATA_DIR`.
@@ -29,11 +30,16 @@ pub struct AgentArgs {
     /// Name of this worker, the same at every start [default: made from the host name and kept in the data directory].
     #[arg(long, value_name = "NAME")]
     pub id: Option<String>,
-    /// CPU slots: ranks that may run here at once [default: 1].
+    /// GPUs to lend: `auto` for all that CUDA_VISIBLE_DEVICES does not hide, `none`, or a list of the numbers that
+    /// nvidia-smi gives them, such as 0,1 [default: auto].
+    #[arg(long, value_name = "GPUS")]
+    pub gpus: Option<String>,
+    /// CPU slots: ranks that may run here on the CPU at once [default: 1 where no GPU is lent, else none].
     #[arg(long, value_name = "N")]
     #[schemars(with = "Option<u32>")]
     pub devices: Option<String>,
-    /// Threads of each CPU slot [default: the machine's cores divided by the slots].
+    /// Threads of each device [default: the machine's cores divided by the slots; of a GPU, its share of the cores near
+    /// it].
     #[arg(long, value_name = "N")]
     #[schemars(with = "Option<u32>")]
     pub threads_per_device: Option<String>,
@@ -88,10 +94,12 @@ pub struct AgentConfig {
     pub coordinator: Endpoint,
     /// The given id.
     pub id: Option<WorkerId>,
-    /// CPU slots, at least 1.
-    pub devices: u32,
-    /// Threads of each, at least 1.
-    pub threads: usize,
+    /// GPUs to lend.
+    pub gpus: GpuWish,
+    /// CPU slots, at least 1 where given.
+    pub devices: Option<u32>,
+    /// Threads of each device, where given.
+    pub threads: Option<usize>,
     /// Where peers reach this machine; `None` to find out.
     pub data_address: Option<String>,
     /// This worker's own directory.
@@ -133,15 +141,16 @@ impl AgentConfig {
         let id = layers.optional("id", |text| {
             text.parse::<WorkerId>().map_err(|error| error.to_string())
         });
-        let devices = layers.value("devices", 1, |text| {
+        let gpus = layers.optional("gpus", |text| {
+            text.parse::<GpuWish>().map_err(|error| error.to_string())
+        });
+        let devices = layers.optional("devices", |text| {
             let devices = text.parse().ok();
             devices
                 .filter(|devices| (1..=MOST_DEVICES).contains(devices))
                 .ok_or_else(|| format!("{text:?} is not a number between 1 and {MOST_DEVICES}"))
         });
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = (cores / devices as usize).max(1);
-        let threads = layers.value("threads-per-device", share, |text| {
+        let threads = layers.optional("threads-per-device", |text| {
             let threads = text.parse().ok().filter(|threads| *threads > 0);
             threads.ok_or_else(|| format!("{text:?} is not a number of threads, at least 1"))
         });
@@ -177,6 +186,7 @@ impl AgentConfig {
         Ok(Self {
             coordinator,
             id,
+            gpus: gpus.unwrap_or_default(),
             devices,
             threads,
             data_address,
@@ -257,12 +267,18 @@ mod tests {
         };
         let given = [
             ("DIPTYCH_DEVICES", "3"),
+            ("DIPTYCH_GPUS", "0"),
             ("DIPTYCH_ID", "from-env"),
             ("DIPTYCH_STORAGE", "file:///x"),
         ];
         let config = load(&flags, &given).expect("valid");
         assert_eq!(config.id.expect("given").as_str(), "from-flag");
-        assert_eq!(config.devices, 3);
+        assert_eq!(config.devices, Some(3));
+        assert_eq!(
+            config.gpus,
+            GpuWish::These([0].into()),
+            "a lone number, too"
+        );
         assert_eq!(config.patience.abort_grace, Duration::from_secs(1));
         assert_eq!(config.patience.hold_grace, Duration::from_secs(7));
         assert_eq!(config.patience.orphan_limit, Duration::from_secs(600));
@@ -275,6 +291,7 @@ mod tests {
         let wrong = [
             ("DIPTYCH_COORDINATOR", "not a url"),
             ("DIPTYCH_ID", "Not An Id"),
+            ("DIPTYCH_GPUS", "all"),
             ("DIPTYCH_DEVICES", "0"),
             ("DIPTYCH_THREADS_PER_DEVICE", "0"),
             ("DIPTYCH_ORPHAN_LIMIT", "soon"),
@@ -287,7 +304,7 @@ mod tests {
         ];
         let problems = load(&flags(), &wrong).expect_err("nothing works");
         assert!(
-            problems.starts_with("11 settings do not work"),
+            problems.starts_with("12 settings do not work"),
             "{problems}"
         );
         for (variable, _) in wrong {

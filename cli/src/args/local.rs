@@ -25,7 +25,7 @@ pub(crate) struct Local {
     /// Number of worker processes.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) workers: NonZeroU32,
-    /// Devices (CPU slots, or GPUs) that each worker offers.
+    /// CPU slots that each worker offers. For a job on GPUs the first one offers all of this machine's, too.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) devices_per_worker: NonZeroU32,
     /// State: coordinator data, checkpoints, logs. Default: a temporary directory, removed after success.

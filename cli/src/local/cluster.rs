@@ -21,12 +21,13 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything; returns once the coordinator listens.
+    /// Starts everything; returns once the coordinator listens. Each worker has so many CPU slots; the first one lends the
+    /// machine's GPUs, too, where they are wanted.
     pub(super) async fn start(
         layout: &Layout,
         binaries: &Binaries,
         workers: u32,
-        devices: u32,
+        (devices, on_gpus): (u32, bool),
     ) -> Result<Self, Failure> {
         let port_file = layout.port_file();
         match std::fs::remove_file(&port_file) {
@@ -56,6 +57,12 @@ impl Cluster {
         let threads = threads_per_device(workers, devices);
         let worker = |index: u32| {
             let name = format!("worker-{index}");
+            // Two workers must not lend the same ones.
+            let gpus = if on_gpus && index == 0 {
+                "auto"
+            } else {
+                "none"
+            };
             let args = [
                 "agent",
                 "--coordinator",
@@ -64,6 +71,8 @@ impl Cluster {
                 &name,
                 "--devices",
                 &devices.to_string(),
+                "--gpus",
+                gpus,
                 "--threads-per-device",
                 &threads.to_string(),
                 "--data-dir",

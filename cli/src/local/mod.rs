@@ -7,6 +7,7 @@ mod cluster; // all of them
 use std::io::Write;
 
 use diptych_common::ids::JobId;
+use diptych_common::spec::Device;
 use diptych_proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,6 +36,10 @@ pub(crate) async fn run<W: Write>(
     let layout = Layout::create(args.dir.as_deref())?;
     let environment = environment.or_set("DIPTYCH_STORAGE", layout.storage_url());
     let spec = read_spec(&args.spec, &environment)?;
+    let on_gpus = spec
+        .phases()
+        .iter()
+        .any(|phase| phase.gang.device == Device::Cuda);
     let submit = Submit {
         spec: Box::new(spec),
         request_id: new_request_id(),
@@ -45,7 +50,7 @@ pub(crate) async fn run<W: Write>(
         &layout,
         binaries,
         args.workers.get(),
-        args.devices_per_worker.get(),
+        (args.devices_per_worker.get(), on_gpus),
     )
     .await;
     let mut cluster = match started {

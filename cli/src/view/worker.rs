@@ -1,5 +1,6 @@
 //! Workers.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use diptych_common::units::Bytes;
@@ -55,6 +56,10 @@ pub(crate) struct DeviceView {
     pub(crate) name: String,
     /// Bytes; absent where unknown.
     pub(crate) memory: Option<u64>,
+    /// Why no rank can run on it.
+    pub(crate) problem: Option<String>,
+    /// Where it is on its machine; devices with equal values are near each other.
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// A rank that runs.
@@ -126,6 +131,8 @@ impl From<v1::DeviceInfo> for DeviceView {
             kind: device.kind,
             name: device.name,
             memory,
+            problem: some_text(device.problem),
+            labels: device.labels.into_iter().collect(),
         }
     }
 }
@@ -150,6 +157,24 @@ impl WorkerView {
             (false, false) => "",
         };
         format!("{}{kept_off}", self.state.word())
+    }
+
+    /// Why it takes no new ranks, or not on all of its devices.
+    fn reason(&self) -> Option<String> {
+        let mut broken: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for device in &self.devices {
+            if let Some(problem) = &device.problem {
+                let devices = broken.entry(problem).or_default();
+                devices.push(device.index.to_string());
+            }
+        }
+        let told = |(problem, devices): (&str, Vec<String>)| {
+            let s = if devices.len() > 1 { "s" } else { "" };
+            format!("device{s} {} unusable: {problem}", devices.join(", "))
+        };
+        let reasons = self.cordon_reason.iter().cloned();
+        let reasons: Vec<_> = reasons.chain(broken.into_iter().map(told)).collect();
+        some_text(reasons.join("; "))
     }
 
     /// What a reader of its ranks should know of it, e.g. `draining: kernel update`; nothing of one that is well.
@@ -182,7 +207,7 @@ impl Output for WorkerList {
                 or_dash(some_text(running.join(","))),
                 worker.version.clone(),
                 or_dash(worker.since.as_ref()),
-                or_dash(worker.cordon_reason.as_ref()),
+                or_dash(worker.reason()),
             ]
         });
         let headings = [
@@ -192,16 +217,39 @@ impl Output for WorkerList {
     }
 }
 
-/// `2 cpu` or `8 cuda (79.6 GiB each)`.
+/// `2 cpu`, or `8 cuda (79.6 GiB each), 1 unusable`.
 fn devices(devices: &[DeviceView]) -> String {
-    let Some(first) = devices.first() else {
-        return "-".to_owned();
+    let mut kinds: Vec<&str> = devices.iter().map(|device| device.kind.as_str()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let of_kind = |kind: &str| {
+        let of_kind: Vec<_> = devices
+            .iter()
+            .filter(|device| device.kind == kind)
+            .collect();
+        let memory = of_kind
+            .iter()
+            .find_map(|device| device.memory)
+            .map(|bytes| format!(" ({} each)", Bytes::new(bytes)))
+            .unwrap_or_default();
+        let broken = of_kind.iter().filter(|device| device.problem.is_some());
+        let unusable = match broken.count() {
+            0 => String::new(),
+            broken => format!(", {broken} unusable"),
+        };
+        format!("{} {kind}{memory}{unusable}", of_kind.len())
     };
-    let memory = first
-        .memory
-        .map(|bytes| format!(" ({} each)", Bytes::new(bytes)))
-        .unwrap_or_default();
-    format!("{} {}{memory}", devices.len(), first.kind)
+    let kinds: Vec<_> = kinds.into_iter().map(of_kind).collect();
+    or_dash(some_text(kinds.join(", ")))
+}
+
+/// `numa 0, nvlink 4`.
+fn labels(device: &DeviceView) -> String {
+    let labels = device.labels.iter();
+    let labels: Vec<_> = labels
+        .map(|(word, value)| format!("{word} {value}"))
+        .collect();
+    labels.join(", ")
 }
 
 impl Output for WorkerView {
@@ -219,15 +267,28 @@ impl Output for WorkerView {
         )?;
         if !self.devices.is_empty() {
             writeln!(out)?;
+            let placed = self.devices.iter().any(|device| !device.labels.is_empty());
             let rows = self.devices.iter().map(|device| {
-                vec![
+                let mut row = vec![
                     device.index.to_string(),
                     device.kind.clone(),
                     device.name.clone(),
                     or_dash(device.memory.map(Bytes::new)),
-                ]
+                ];
+                row.extend(placed.then(|| or_dash(some_text(labels(device)))));
+                row
             });
-            columns(out, &["DEVICE", "KIND", "NAME", "MEMORY"], rows)?;
+            let headings = ["DEVICE", "KIND", "NAME", "MEMORY", "PLACE"];
+            columns(
+                out,
+                &headings[..headings.len() - usize::from(!placed)],
+                rows,
+            )?;
+        }
+        for device in &self.devices {
+            if let Some(problem) = &device.problem {
+                writeln!(out, "\ndevice {} cannot be used: {problem}", device.index)?;
+            }
         }
         writeln!(out)?;
         if self.ranks.is_empty() {
@@ -292,6 +353,7 @@ pub(crate) mod samples {
                 kind: "cpu".to_owned(),
                 name: "a CPU".to_owned(),
                 memory: 1 << 30,
+                ..v1::DeviceInfo::default()
             }],
             running: Vec::new(),
             since: None,
@@ -359,6 +421,46 @@ mod tests {
         );
         let idle = table(&WorkerView::from(worker("w1", Vec::new())));
         assert!(idle.ends_with("\nruns nothing\n"), "{idle}");
+    }
+
+    #[test]
+    fn devices_are_counted_by_kind_and_what_is_wrong_with_one_is_told() {
+        let gpu = |index: u32| v1::DeviceInfo {
+            index,
+            kind: "cuda".to_owned(),
+            name: "NVIDIA H200".to_owned(),
+            memory: 140 << 30,
+            labels: [("nvlink".to_owned(), "0".to_owned())].into(),
+            ..v1::DeviceInfo::default()
+        };
+        let mut described = worker("w1", Vec::new());
+        described.devices = vec![gpu(0), gpu(1)];
+        described.devices[1].problem = "it fell off the bus: restart the machine".to_owned();
+        described.devices.push(v1::DeviceInfo {
+            index: 2,
+            kind: "cpu".to_owned(),
+            name: "cpu slot 2".to_owned(),
+            ..v1::DeviceInfo::default()
+        });
+        let view = WorkerView::from(described);
+        let list = table(&WorkerList(vec![view.clone()]));
+        assert!(
+            list.contains("1 cpu, 2 cuda (140.0 GiB each), 1 unusable")
+                && list.contains("device 1 unusable: it fell off the bus: restart the machine"),
+            "{list}"
+        );
+        let text = table(&view);
+        assert!(
+            text.contains(
+                "DEVICE  KIND  NAME         MEMORY     PLACE\n\
+                 0       cuda  NVIDIA H200  140.0 GiB  nvlink 0\n\
+                 1       cuda  NVIDIA H200  140.0 GiB  nvlink 0\n\
+                 2       cpu   cpu slot 2   -          -\n\
+                 \n\
+                 device 1 cannot be used: it fell off the bus: restart the machine\n"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

@@ -16,11 +16,14 @@ mod layout; // images of the fullest rank
 mod network; // what a phase computes
 mod memory; // what a device holds
 mod traffic; // what a rank sends
+mod outline; // what is the same on any number of ranks
 mod phase; // one phase
+mod fit; // whether it fits a device, and what to change
 
 use serde::Serialize;
 
 pub use facts::{DataFacts, Facts, Origin};
+pub use fit::{Change, changes, rank_memory};
 pub use machine::{Machine, SHEETS, Sheet};
 pub use memory::Memory;
 pub use phase::{Parameters, PhasePlan, Work, World};

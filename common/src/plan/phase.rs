@@ -9,8 +9,9 @@ use crate::spec::{JobSpec, PhaseKind, PhaseSpec};
 use super::facts::{DataFacts, Facts};
 use super::layout::Share;
 use super::machine::Machine;
-use super::memory::{Memory, Setting};
+use super::memory::Memory;
 use super::network::Networks;
+use super::outline::Outline;
 use super::traffic::Traffic;
 
 /// Share of a trained view's operations that are backward.
@@ -117,22 +118,20 @@ pub struct World {
 
 impl PhasePlan {
     pub(super) fn new(spec: &JobSpec, phase: &PhaseSpec, facts: &Facts, machine: &Machine) -> Self {
-        let train = facts.of(spec, &phase.train);
-        let eval = phase.eval.as_ref().map(|name| facts.of(spec, name));
-        let networks = Networks::of(spec, phase, train.classes);
-        let images = match &phase.kind {
-            PhaseKind::Pretrain(_) | PhaseKind::Distill(_) => train.images,
-            PhaseKind::LinearEval(spec) => train.chosen(&spec.labels, &facts.lists),
-            PhaseKind::Finetune(spec) => train.chosen(&spec.labels, &facts.lists),
-        };
-        let steps = phase.length.steps(images, phase.batch);
-        let interval = phase.evaluation_interval(steps, images);
-        let on_the_way = interval.map_or(0, |every| steps.saturating_sub(1) / every.max(1));
-        let evaluations = if eval.is_some() { on_the_way + 1 } else { 0 };
+        let outline = Outline::of(spec, phase, facts);
+        let Outline {
+            train,
+            eval,
+            networks,
+            images,
+            steps,
+            evaluations,
+        } = &outline;
+        let (images, steps, evaluations) = (*images, *steps, *evaluations);
         let work = Work::of(
             phase,
-            &networks,
-            (&train, eval.as_ref()),
+            networks,
+            (train, eval.as_ref()),
             (steps, evaluations),
         );
         let mut plan = Self {
@@ -148,29 +147,20 @@ impl PhasePlan {
             evaluations,
             groups: phase.groups,
             micro_batch_groups: phase.micro_batch_groups,
-            parameters: Parameters::of(&networks),
+            parameters: Parameters::of(networks),
             work,
             flops_per_s: machine.flops_per_s(phase.gang.precision),
             mfu: machine.mfu(phase.gang.precision),
-            checkpoint_bytes: checkpoint_bytes(phase, &networks),
+            checkpoint_bytes: checkpoint_bytes(phase, networks),
             worlds: Vec::new(),
             facts: train.clone(),
-        };
-        let setting = |ranks| Setting {
-            phase,
-            networks: &networks,
-            train: &train,
-            eval: eval.as_ref(),
-            steps,
-            evaluated: evaluations > 1,
-            ranks,
         };
         let alone = plan.time(phase, machine, 1, &Traffic::default());
         let mut fastest = f64::INFINITY;
         for ranks in phase.gang.min..=phase.gang.max {
-            let traffic = Traffic::of(phase, &networks, ranks);
+            let traffic = Traffic::of(phase, networks, ranks);
             let step_s = plan.time(phase, machine, ranks, &traffic);
-            let setting = setting(ranks);
+            let setting = outline.setting(phase, ranks);
             let share = Share::of(phase, ranks, phase.micro_batch_groups);
             let rate = plan.flops_per_s * f64::from(ranks);
             let evaluating = evaluations as f64 * work.evaluation / rate;

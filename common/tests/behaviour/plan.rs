@@ -1,4 +1,7 @@
-use diptych_common::plan::{DataFacts, Facts, Machine, Origin, PhasePlan, Sheet, World, plan};
+use diptych_common::plan::{
+    Change, DataFacts, Facts, Machine, Memory, Origin, PhasePlan, Sheet, World, changes, plan,
+    rank_memory,
+};
 use diptych_common::spec::{Device, JobSpec, Labels, load};
 
 /// A job with one pretraining on as many images as ImageNet has.
@@ -239,4 +242,52 @@ fn adamw_keeps_two_numbers_of_each_weight() {
     assert_eq!(of(&adamw), 2 * of(&sgd));
     assert_eq!(of(&sgd), 4 * sgd.parameters.trained);
     assert_eq!(adamw.checkpoint_bytes - sgd.checkpoint_bytes, of(&sgd));
+}
+
+#[test]
+fn what_makes_a_phase_fit_is_the_smallest_change_of_each_kind() {
+    let network = "encoder: { depth: 18, stem: cifar }";
+    let resources = "device: cuda, ranks: { min: 1, max: 4 }";
+    let field = "batch: 1024, steps: 2, lanes: 64, probe: false, augment: { image_size: 32 }";
+    let bytes_of = |spec: &JobSpec, ranks| {
+        let phase = &spec.phases()[0];
+        rank_memory(spec, phase, &Facts::default(), ranks).device
+    };
+    let found = |spec: &JobSpec, ranks, limit: u64| {
+        let fits = |memory: &Memory| memory.device <= limit;
+        changes(spec, &spec.phases()[0], &Facts::default(), ranks, fits)
+    };
+    // One group: only more groups can be held one at a time.
+    let one = job(network, field, resources);
+    let alone = bytes_of(&one, 1);
+    assert!(bytes_of(&one, 2) < alone);
+    assert_eq!(
+        found(&one, 1, alone - 1),
+        [Change::Ranks(2), Change::Bf16, Change::Groups(2)]
+    );
+    assert_eq!(
+        found(&one, 1, bytes_of(&one, 3)),
+        [Change::Ranks(3), Change::Bf16, Change::Groups(4)]
+    );
+    // Several groups: as many of them at once as fit.
+    let eight = job(network, &format!("{field}, groups: 8"), resources);
+    let held = |groups: u32| {
+        let field = format!("{field}, groups: 8, micro_batch_groups: {groups}");
+        bytes_of(&job(network, &field, resources), 1)
+    };
+    assert!(held(1) < held(2) && held(2) < held(4) && held(4) < held(8));
+    assert_eq!(
+        found(&eight, 1, held(8) - 1)[0],
+        Change::MicroBatchGroups(4)
+    );
+    assert_eq!(found(&eight, 1, held(2))[0], Change::MicroBatchGroups(2));
+    let at_most = found(&eight, 1, held(1));
+    assert_eq!(at_most[0], Change::MicroBatchGroups(1));
+    assert!(
+        !at_most
+            .iter()
+            .any(|change| matches!(change, Change::Groups(_)))
+    );
+    // Nothing helps against the weights.
+    assert_eq!(found(&eight, 1, 1 << 20), []);
 }

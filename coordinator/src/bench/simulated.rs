@@ -31,7 +31,7 @@ pub fn registration(worker: &str, incarnation: &str, slots: u32) -> v1::Register
         index,
         kind: "cpu".to_owned(),
         name: "simulated".to_owned(),
-        memory: 0,
+        ..v1::DeviceInfo::default()
     };
     v1::Register {
         worker_id: worker.to_owned(),

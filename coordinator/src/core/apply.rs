@@ -71,6 +71,12 @@ pub fn apply(state: &mut State, event: Event, now: Now) -> Result<Outcome, Refus
             };
             track::link_lost(state, &lost, now, &mut out);
         }
+        Event::DeviceTrouble {
+            session,
+            worker,
+            device,
+            problem,
+        } => track::device_trouble(state, session, (&worker, device), problem, &mut out),
         Event::Rank(report) => track::report(state, report, now, &mut out),
         Event::Verified(report) => track::verified(state, report, now, &mut out),
         Event::Tick => track::tick(state, now, &mut out),

@@ -1,5 +1,6 @@
 //! Everything that can happen.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,6 +112,17 @@ pub enum Event {
         /// What it saw.
         reason: String,
     },
+    /// A device broke.
+    DeviceTrouble {
+        /// On this stream.
+        session: SessionId,
+        /// Of this worker.
+        worker: WorkerId,
+        /// Its index there.
+        device: u32,
+        /// What, and what to do.
+        problem: String,
+    },
     /// A rank reports.
     Rank(RankReport),
     /// An agent re-read a checkpoint.
@@ -192,6 +204,10 @@ pub struct DeviceReport {
     pub name: String,
     /// Bytes that a rank may use; 0 where unknown.
     pub memory: u64,
+    /// Why no rank can run on it.
+    pub problem: Option<String>,
+    /// Where it is on its machine; devices with equal values are near each other.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One rank's report, which may be a repetition.

@@ -1,5 +1,7 @@
 //! Workers and the devices that they lend. Nothing here is durable: workers register again.
 
+use std::collections::BTreeMap;
+
 use diptych_common::ids::{Attempt, JobId, Rank, WorkerId};
 use diptych_common::spec::Device;
 
@@ -46,6 +48,10 @@ pub struct Slot {
     pub name: String,
     /// Bytes that a rank may use; 0 where unknown.
     pub memory: u64,
+    /// Why no rank can run on it; nothing is placed there.
+    pub problem: Option<String>,
+    /// Where it is on its machine; devices with equal values are near each other.
+    pub labels: BTreeMap<String, String>,
     /// Who has it.
     pub hold: Hold,
 }

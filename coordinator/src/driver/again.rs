@@ -103,7 +103,8 @@ fn session(event: &Event) -> Option<SessionId> {
         Event::Heartbeat { session, .. }
         | Event::Reset { session, .. }
         | Event::Leaving { session, .. }
-        | Event::LinkLost { session, .. } => Some(*session),
+        | Event::LinkLost { session, .. }
+        | Event::DeviceTrouble { session, .. } => Some(*session),
         Event::Rank(report) => Some(report.session),
         Event::Verified(report) => Some(report.session),
         Event::Submit(_)

@@ -228,6 +228,15 @@ fn event(
             rank: (decode::job(&lost.job)?, Attempt::new(lost.attempt)),
             reason: lost.reason,
         },
+        Some(M::DeviceTrouble(trouble)) => {
+            let (device, problem) = decode::trouble(trouble)?;
+            Event::DeviceTrouble {
+                session,
+                worker: worker.clone(),
+                device,
+                problem,
+            }
+        }
         Some(M::Register(_)) => {
             let reason = "an agent registers once a stream".to_owned();
             return Err(WireError::Invalid {

@@ -16,6 +16,8 @@ use crate::core::{
 
 /// Devices of one worker.
 const DEVICES: usize = 256;
+/// Labels of one device.
+const LABELS: usize = 32;
 /// Objects of one part, metrics of one report, lines of one exit.
 const LIST: usize = 10_000;
 /// Characters of a message.
@@ -72,12 +74,28 @@ fn device(wire: v1::DeviceInfo) -> Read<DeviceReport> {
         "cuda" => Device::Cuda,
         other => return invalid("devices.kind", format!("{other:?} is neither cpu nor cuda")),
     };
+    if wire.labels.len() > LABELS {
+        return invalid("devices.labels", format!("at most {LABELS}"));
+    }
+    let label = |(word, value)| (text(word), text(value));
     Ok(DeviceReport {
         index: wire.index,
         kind,
         name: text(wire.name),
         memory: wire.memory,
+        problem: Some(wire.problem)
+            .filter(|problem| !problem.is_empty())
+            .map(text),
+        labels: wire.labels.into_iter().map(label).collect(),
     })
+}
+
+/// A device that broke, and how.
+pub(super) fn trouble(wire: v1::DeviceTrouble) -> Read<(u32, String)> {
+    if wire.problem.is_empty() {
+        return Err(WireError::Missing { field: "problem" });
+    }
+    Ok((wire.device, text(wire.problem)))
 }
 
 fn running(wire: v1::RunningRank) -> Read<RunningRank> {

@@ -259,6 +259,8 @@ pub(super) fn worker(state: &State, worker: &Worker) -> v1::Worker {
         kind: kind(slot.kind).to_owned(),
         name: slot.name.clone(),
         memory: slot.memory,
+        problem: slot.problem.clone().unwrap_or_default(),
+        labels: slot.labels.clone().into_iter().collect(),
     });
     let running = worker.slots.iter().filter_map(|slot| {
         let rank = slot.hold.rank()?;

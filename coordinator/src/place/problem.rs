@@ -133,9 +133,10 @@ impl Problem {
         };
         for worker in state.workers().values().filter(|worker| !worker.is_lost()) {
             problem.settling |= now.since(worker.registered) < settings.settle;
-            let open = state.takes_ranks(worker);
+            let takes_ranks = state.takes_ranks(worker);
             for slot in &worker.slots {
                 let kind = slot.kind;
+                let open = takes_ranks && slot.problem.is_none();
                 let seat = Seat {
                     worker: worker.id.clone(),
                     device: slot.index,

@@ -281,6 +281,22 @@ fn kept_off(state: &State) -> String {
     format!("; takes no new ranks: {}", off.join(", "))
 }
 
+/// Devices of one kind on which no rank can run, and why.
+fn unusable(state: &State, kind: Device) -> String {
+    let there = state.workers().values().filter(|worker| !worker.is_lost());
+    let devices = there.flat_map(|worker| worker.slots.iter().map(move |slot| (worker, slot)));
+    let off = devices
+        .filter(|(_, slot)| slot.kind == kind)
+        .filter_map(|(worker, slot)| {
+            let problem = slot.problem.as_ref()?;
+            Some(format!(
+                "; device {} of {} ({}) cannot be used: {problem}",
+                slot.index, worker.id, slot.name
+            ))
+        });
+    off.collect()
+}
+
 /// What was kept of an attempt that ended.
 fn waiting_with(phase: &Phase) -> String {
     match phase.kept.len() {
@@ -347,6 +363,9 @@ fn placement(state: &State, job: &Job, index: usize, now: Mono) -> Reason {
         None if nothing_left => format!("needs {} {kind}; {free} of {total} are free", plan.min),
         None => format!("jobs before it in the queue take the {free} free {kind}"),
     };
-    let message = message + &kept_off(state) + &waiting_with(&job.phases[index]);
+    let message = message
+        + &kept_off(state)
+        + &unusable(state, plan.device)
+        + &waiting_with(&job.phases[index]);
     reason(code, Some(&plan.name), message)
 }

@@ -2,6 +2,7 @@
 
 pub mod registration; // an agent opens a stream
 pub mod workers; // the lease
+pub mod devices; // that break
 pub mod ranks; // reports of ranks
 pub mod steps; // of ranks that step
 pub mod losses; // of ranks that leave or end
@@ -14,6 +15,7 @@ pub mod stall; // a gang that does not progress
 pub mod ticks; // what time alone brings about
 
 pub use checks::{check, verified};
+pub use devices::device_trouble;
 pub use ending::{Ending, end_attempt};
 pub use ranks::report;
 pub use registration::register;

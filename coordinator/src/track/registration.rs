@@ -49,6 +49,8 @@ pub fn register(state: &mut State, registration: Registration, now: Now, out: &m
             kind: device.kind,
             name: device.name.clone(),
             memory: device.memory,
+            problem: device.problem.clone(),
+            labels: device.labels.clone(),
             hold: Hold::Free,
         })
         .collect();

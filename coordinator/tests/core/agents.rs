@@ -1,5 +1,6 @@
 //! Agents of an [`Env`]: they register, come back, are drained, and lose each other.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use diptych_common::checkpoint::CheckpointKey;
@@ -15,6 +16,18 @@ use crate::words::{id, worker};
 
 /// A trainer that lives: job, attempt, rank, device, phase, and steps where it waits with a state.
 pub(crate) type Runs = (String, u64, u32, u32, PhaseIndex, Option<u64>);
+
+/// A CPU slot that is well.
+pub(crate) fn cpu_slot(index: u32) -> DeviceReport {
+    DeviceReport {
+        index,
+        kind: Device::Cpu,
+        name: String::new(),
+        memory: 0,
+        problem: None,
+        labels: BTreeMap::new(),
+    }
+}
 
 impl Env {
     pub(crate) fn session(&self, name: &str) -> SessionId {
@@ -34,12 +47,6 @@ impl Env {
         let former = self
             .sessions
             .insert(worker(name), (session, incarnation.to_owned(), slots));
-        let device = |index| DeviceReport {
-            index,
-            kind: Device::Cpu,
-            name: String::new(),
-            memory: 0,
-        };
         let held = self.held;
         let rank = |(job, attempt, rank, device): &(&str, u64, u32, u32)| {
             let rank = RankId {
@@ -60,13 +67,43 @@ impl Env {
             incarnation: incarnation.to_owned(),
             version: "0".to_owned(),
             host: "localhost".to_owned(),
-            devices: (0..slots).map(device).collect(),
+            devices: (0..slots).map(cpu_slot).collect(),
             running: running.iter().map(rank).collect(),
             peer: String::new(),
         }));
         if let (Answer::Ignored(Ignored::AnotherAgent), Some(former)) = (answer, former) {
             self.sessions.insert(worker(name), former);
         }
+    }
+
+    /// An agent whose worker has these devices registers.
+    pub(crate) fn register_devices(&mut self, name: &str, devices: Vec<DeviceReport>) {
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        self.opened.insert(session, worker(name));
+        let slots = devices.len() as u32;
+        self.sessions
+            .insert(worker(name), (session, "1".to_owned(), slots));
+        self.do_step(Event::Registered(Registration {
+            session,
+            worker: worker(name),
+            incarnation: "1".to_owned(),
+            version: "0".to_owned(),
+            host: "localhost".to_owned(),
+            devices,
+            running: Vec::new(),
+            peer: String::new(),
+        }));
+    }
+
+    /// A GPU of a worker falls off the bus.
+    pub(crate) fn device_trouble(&mut self, name: &str, device: u32) {
+        self.do_step(Event::DeviceTrouble {
+            session: self.session(name),
+            worker: worker(name),
+            device,
+            problem: format!("GPU {device}: Xid 79"),
+        });
     }
 
     /// An agent comes back with one trainer that has left its gang and waits.
@@ -91,12 +128,6 @@ impl Env {
         let former = self
             .sessions
             .insert(worker(name), (session, incarnation.to_owned(), slots));
-        let device = |index| DeviceReport {
-            index,
-            kind: Device::Cpu,
-            name: String::new(),
-            memory: 0,
-        };
         let running = running
             .iter()
             .map(|(job, attempt, rank, device, phase, held)| RunningRank {
@@ -115,7 +146,7 @@ impl Env {
             incarnation: incarnation.to_owned(),
             version: "0".to_owned(),
             host: "localhost".to_owned(),
-            devices: (0..slots).map(device).collect(),
+            devices: (0..slots).map(cpu_slot).collect(),
             running: running.collect(),
             peer: String::new(),
         }));

@@ -15,7 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::AgentConfig;
 
-use super::identity::{DataDir, address_towards, host_name, memory_per_slot, stable_id};
+use super::devices::{self, Roster};
+use super::identity::{DataDir, address_towards, host_name, stable_id};
 use super::logs::LogBook;
 use super::peers::{Peers, Tcp};
 use super::service::{AgentOptions, run};
@@ -36,15 +37,7 @@ pub fn command(config: AgentConfig) -> anyhow::Result<()> {
     };
     let work_dir = config.data_dir.join("work");
     clear(&work_dir).with_context(|| format!("clear {}", work_dir.display()))?;
-    let launch = Launch {
-        program: std::env::current_exe().context("find this program")?,
-        arguments: vec!["trainer".into()],
-        data_address: data_address(&config),
-        threads: config.threads,
-        work_dir,
-        log: config.log.clone(),
-    };
-    tracing::info!(%id, devices = config.devices, threads = config.threads, address = launch.data_address, "agent starts");
+    let program = std::env::current_exe().context("find this program")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -62,6 +55,18 @@ pub fn command(config: AgentConfig) -> anyhow::Result<()> {
         if let Some(watched) = &watched {
             tracing::info!("health and metrics on {}", watched.address);
         }
+        let roster = devices::lend(&config, &program).await?;
+        let faults = devices::watch(&roster);
+        let Roster { devices, seats } = roster;
+        let launch = Launch {
+            program,
+            arguments: vec!["trainer".into()],
+            data_address: data_address(&config),
+            seats,
+            work_dir,
+            log: config.log.clone(),
+        };
+        tracing::info!(%id, devices = devices.len(), address = launch.data_address, "agent starts");
         let (listener, peer_endpoint) = listen(&config, &launch.data_address).await?;
         let peers = Peers::new(id.clone(), Tcp);
         peers.0.serve(listener);
@@ -70,9 +75,10 @@ pub fn command(config: AgentConfig) -> anyhow::Result<()> {
         let options = AgentOptions {
             register: v1::Register {
                 peer_endpoint,
-                ..registration(&id, host, config.devices)
+                ..registration(&id, host, devices)
             },
             trainers,
+            faults,
             peers,
             stores: Arc::new(ByUrl),
             book,
@@ -132,21 +138,14 @@ async fn listen(config: &AgentConfig, data_address: &str) -> anyhow::Result<(Tcp
     Ok((listener, endpoint))
 }
 
-fn registration(id: &WorkerId, host: String, devices: u32) -> v1::Register {
-    let memory = memory_per_slot(devices).map_or(0, |bytes| bytes.get());
-    let device = |index| v1::DeviceInfo {
-        index,
-        kind: "cpu".to_owned(),
-        name: format!("cpu slot {index}"),
-        memory,
-    };
+fn registration(id: &WorkerId, host: String, devices: Vec<v1::DeviceInfo>) -> v1::Register {
     v1::Register {
         worker_id: id.to_string(),
         incarnation: format!("{:032x}", rand::random::<u128>()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: diptych_proto::PROTOCOL,
         host,
-        devices: (0..devices).map(device).collect(),
+        devices,
         running: Vec::new(),
         peer_endpoint: String::new(),
     }

@@ -1,6 +1,7 @@
 //! The agent: registers, holds the lease, starts and kills trainers, uploads their logs. No tensors.
 
 pub mod identity; // who this is, and what its machine offers
+pub mod devices; // what of it is lent, and how
 pub mod session; // the stream to the coordinator, opened again whenever it breaks
 pub mod core; // (state, event, now) → effects
 pub mod kept; // events to send again after a reconnect

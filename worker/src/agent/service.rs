@@ -22,7 +22,8 @@ use super::peers::{Dial, PeerEvent, Peers};
 use super::session::{self, Connector, SessionEvent, Uplink};
 use super::trainers::{TrainerEvent, Trainers};
 use super::watch::Watch;
-use super::{recheck, upload};
+use super::{devices, recheck, upload};
+use crate::device::nvml::Fault;
 
 /// An agent before it runs.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct AgentOptions<C, T, D> {
     pub register: v1::Register,
     /// Who runs its trainers, and what they do.
     pub trainers: (T, mpsc::Receiver<TrainerEvent>),
+    /// What goes wrong with its GPUs.
+    pub faults: mpsc::Receiver<Fault>,
     /// The links to other agents, and what happens on them.
     pub peers: (Peers<D>, mpsc::Receiver<PeerEvent>),
     /// Who opens the places that checkpoints are read from again.
@@ -73,6 +76,8 @@ struct Agent<T, D> {
     >,
     checks: Checks,
     watch: Watch,
+    /// What went wrong with its devices, for whoever has not heard it.
+    troubles: Vec<v1::DeviceTrouble>,
 }
 
 /// Re-readings in progress, and reports that found no session.
@@ -105,6 +110,7 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         coordinator,
         register,
         trainers: (trainers, mut reports),
+        mut faults,
         peers: (peers, mut links),
         stores,
         book,
@@ -112,7 +118,8 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         watch,
         seed,
     } = options;
-    let devices = u32::try_from(register.devices.len()).unwrap_or(u32::MAX);
+    let devices = register.devices.iter().map(|device| device.index + 1);
+    let devices = devices.max().unwrap_or(0);
     let me = register.worker_id.parse::<WorkerId>()?;
     book.recover(clock::now());
     let (client, clients) = watch::channel(None);
@@ -130,6 +137,7 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
         client,
         checks: Checks::new(stores),
         watch,
+        troubles: Vec::new(),
     };
 
     let mut stops = std::pin::pin!(stops.fuse());
@@ -149,6 +157,7 @@ pub async fn run<C: Connector, T: Trainers, D: Dial>(
             event = links.recv() => agent.on_link(event.ok_or(AgentError::Part("peer links"))?).await,
             event = sessions.recv() => agent.on_session(event.ok_or(AgentError::Part("session"))?).await?,
             Some(report) = agent.checks.tasks.join_next() => agent.on_report(report),
+            Some(fault) = faults.recv() => agent.on_fault(fault),
             Some(reason) = stops.next() => {
                 tracing::info!(%reason, "leaving");
                 agent.take(Event::Stop(reason)).await;
@@ -241,6 +250,10 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
                 for report in self.checks.unsent.drain(..) {
                     uplink.send(Up::Verified(report));
                 }
+                // Some may have come between the registration and its answer.
+                for trouble in &self.troubles {
+                    uplink.send(Up::DeviceTrouble(trouble.clone()));
+                }
                 self.uplink = Some(uplink);
                 self.take(Event::Connected).await;
             }
@@ -315,6 +328,23 @@ impl<T: Trainers, D: Dial> Agent<T, D> {
             },
         };
         self.take(event).await;
+    }
+
+    /// A device that is broken takes no new ranks; what runs on it ends by itself if it cannot go on.
+    fn on_fault(&mut self, fault: Fault) {
+        let mut devices = self.register.devices.iter_mut();
+        let lent = devices.find(|device| device.kind == "cuda" && device.index == fault.gpu);
+        let Some(problem) = devices::lasting(fault) else {
+            return tracing::warn!(%fault, "most often a program's own doing");
+        };
+        tracing::error!(lent = lent.is_some(), problem, "a GPU broke");
+        if let Some(device) = lent {
+            device.problem.clone_from(&problem);
+            let device = device.index;
+            let trouble = v1::DeviceTrouble { device, problem };
+            self.troubles.push(trouble.clone());
+            self.send(Up::DeviceTrouble(trouble));
+        }
     }
 
     fn on_report(&mut self, report: Result<v1::VerifyReport, tokio::task::JoinError>) {

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use diptych_proto::v1;
 use diptych_proto::v1::rank_command::Command as Sent;
 use futures::{SinkExt as _, StreamExt as _};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::trainer::wire::MAX_FRAME;
 
 use super::core::{ProcessId, RankKey};
+use super::devices::{Cores, Seats};
 use super::logs::{LogBook, RankLog};
 use super::output::{self, DRAIN};
 use super::trainers::{TrainerEvent, Trainers};
@@ -42,8 +44,8 @@ pub struct Launch {
     pub arguments: Vec<OsString>,
     /// Where peers reach this machine.
     pub data_address: String,
-    /// Threads of each device.
-    pub threads: usize,
+    /// How trainers are started on each device.
+    pub seats: Seats,
     /// Parent of the ranks' own directories.
     pub work_dir: PathBuf,
     /// Which lines trainers log.
@@ -106,16 +108,22 @@ impl Supervisor {
 
 impl Supervisor {
     fn command(&self, work_dir: &Path, device: u32, control: RawFd) -> Command {
+        let seat = self.launch.seats.of(device);
         let mut command = Command::new(&self.launch.program);
         command
             .args(&self.launch.arguments)
             .args(["--control-fd", &control.to_string()])
             .args(["--device", &device.to_string()])
             .args(["--data-address", &self.launch.data_address])
-            .args(["--threads", &self.launch.threads.to_string()])
+            .args(["--threads", &seat.threads.to_string()])
             .args(["--log", &self.launch.log])
             .arg("--work-dir")
             .arg(work_dir)
+            .args(
+                seat.memory
+                    .map(|memory| format!("--memory={}", memory.get())),
+            )
+            .env("CUDA_VISIBLE_DEVICES", &seat.visible)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -125,6 +133,9 @@ impl Supervisor {
             command.env(OMP_WAIT, "passive");
         }
         inherit_and_die_with(&mut command, control);
+        if let Some(cores) = &seat.cores {
+            keep_on(&mut command, cores);
+        }
         command
     }
 }
@@ -336,6 +347,23 @@ fn inherit_and_die_with(command: &mut Command, fd: RawFd) {
         Ok(())
     };
     // SAFETY: `prepare` makes async-signal-safe calls only and allocates nothing.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+/// Keeps a trainer on these cores. They may have been taken from the agent meanwhile: then it runs wherever it may.
+fn keep_on(command: &mut Command, cores: &Cores) {
+    let mut set = CpuSet::new();
+    for core in cores {
+        // Those that the set has no place for are no cores of this machine.
+        let _ = set.set(*core);
+    }
+    let prepare = move || {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+        Ok(())
+    };
+    // SAFETY: one system call, which reads a set that lies in the closure; it allocates nothing.
     unsafe {
         command.pre_exec(prepare);
     }

@@ -10,6 +10,7 @@ pub mod import; // weights that no phase of this job wrote
 pub mod learner; // the state that is trained
 pub mod stream; // training rows on the device
 pub mod kept; // what outlives an attempt
+mod room; // whether it fits the device
 pub mod prepare; // assignment → ready
 pub mod transfer; // a state from one rank to all
 pub mod task; // what kinds of phases differ in

@@ -15,6 +15,7 @@ use super::finetune::Finetune;
 use super::kept::{Kept, Seat, Setup};
 use super::linear_eval::LinearEval;
 use super::pretrain::Pretrain;
+use super::room::{self, Room};
 use super::stream::Batches;
 use super::task::{EvalData, Task};
 use super::transfer;
@@ -88,6 +89,13 @@ impl Seat {
             learner,
             whole,
         } = self.set_up(&assignment, &stop, control)?;
+        if !assignment.reserve {
+            let room = Room::of(setup.compute.device, assignment.place.memory)?;
+            let (spec, world) = (&assignment.spec, assignment.world);
+            room.map_or(Ok(()), |room| {
+                room::check(spec, &setup.phase, &setup.data, world, room)
+            })?;
+        }
         let deal = match assignment.reserve {
             true => None,
             false => Some(Deal::new(&setup.phase, assignment.world)?),

@@ -9,6 +9,7 @@ use diptych_common::checkpoint::{CheckpointRef, StoredObject};
 use diptych_common::digest::Digest;
 use diptych_common::ids::{Attempt, JobId, PhaseIndex, PhaseName, Rank, Step, WorkerId};
 use diptych_common::spec::JobSpec;
+use diptych_common::units::Bytes;
 
 /// A rank's share of one attempt. The spec is valid and `phase` is one of its phases.
 #[derive(Debug, Clone)]
@@ -63,6 +64,8 @@ pub struct Place {
     pub data_address: String,
     /// Threads of libtorch's pool and of the data loader, at least 1.
     pub threads: usize,
+    /// What it may use of the host's memory; `None` where that is unknown.
+    pub memory: Option<Bytes>,
     /// A directory of this rank and attempt alone, for caches; removed by the agent after the trainer has ended.
     pub work_dir: PathBuf,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use diptych_common::ids::{Rank, Step};
 use diptych_common::telemetry::{self, LogFormat};
+use diptych_common::units::Bytes;
 
 use crate::phase::PhaseError;
 
@@ -31,6 +32,9 @@ pub struct TrainerArgs {
     /// Threads of the device.
     #[arg(long)]
     pub threads: usize,
+    /// Bytes that it may use of the host's memory.
+    #[arg(long)]
+    pub memory: Option<u64>,
     /// This rank's own directory.
     #[arg(long)]
     pub work_dir: PathBuf,
@@ -117,6 +121,7 @@ fn process(args: TrainerArgs, mut work: impl Work) -> anyhow::Result<u8> {
         device: args.device,
         data_address: args.data_address,
         threads: args.threads.max(1),
+        memory: args.memory.map(Bytes::new),
         work_dir: args.work_dir,
     };
     serve(commands, reports, place, &mut work)

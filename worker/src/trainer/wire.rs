@@ -382,6 +382,7 @@ mod tests {
             device: 0,
             data_address: "127.0.0.1".into(),
             threads: 1,
+            memory: None,
             work_dir: "/nowhere".into(),
         }
     }

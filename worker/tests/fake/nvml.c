@@ -1,11 +1,14 @@
 // NVML on a machine of three devices: 0 and 1 over NVLink, 2 far away and without ECC. -DINIT=CODE is what
-// nvmlInit answers.
+// nvmlInit answers; -DLOST=N is a device that fell off the bus.
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
 #ifndef INIT
 #define INIT 0
+#endif
+#ifndef LOST
+#define LOST 9
 #endif
 
 enum { NOT_SUPPORTED = 3, TIMEOUT = 10 };
@@ -28,12 +31,15 @@ typedef struct {
 
 int nvmlInit_v2(void) { return INIT; }
 int nvmlShutdown(void) { return 0; }
-const char* nvmlErrorString(int code) { return code == 9 ? "Driver Not Loaded" : "Unknown Error"; }
+const char* nvmlErrorString(int code) {
+  return code == 9 ? "Driver Not Loaded" : code == 15 ? "GPU is lost" : "Unknown Error";
+}
 int nvmlSystemGetDriverVersion(char* out, unsigned size) { return snprintf(out, size, "580.82.07"), 0; }
 int nvmlSystemGetCudaDriverVersion_v2(int* out) { return *out = 13000, 0; }
 int nvmlDeviceGetCount_v2(unsigned* out) { return *out = 3, 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, device* out) {
   if (index > 2) return 2;
+  if (index == LOST) return 15;
   return *out = &devices[index], 0;
 }
 int nvmlDeviceGetName(device d, char* out, unsigned size) { return snprintf(out, size, "Fake GPU %d", (int)*d), 0; }

@@ -121,7 +121,7 @@ pub(crate) async fn agent(
         index,
         kind: "cpu".to_owned(),
         name: "simulated".to_owned(),
-        memory: 0,
+        ..v1::DeviceInfo::default()
     };
     let options = AgentOptions {
         coordinator: ToCoordinator,
@@ -136,6 +136,7 @@ pub(crate) async fn agent(
             peer_endpoint: format!("{name}:{PEERS}"),
         },
         trainers,
+        faults: tokio::sync::mpsc::channel(1).1,
         peers,
         stores: Arc::new(Bucket::of(&world)),
         book: LogBook::new(dir.join(name)),

@@ -4,7 +4,12 @@
 {{- $p := include "diptych.poolValues" . | fromYaml -}}
 DIPTYCH_COORDINATOR: {{ include "diptych.server" $root | quote }}
 DIPTYCH_DATA_DIR: /var/lib/diptych
-DIPTYCH_DEVICES: {{ default $p.devices $p.gpu.count | int | quote }}
+{{- if $p.gpu.count }}
+DIPTYCH_GPUS: {{ until (int $p.gpu.count) | join "," | quote }}
+{{- else }}
+DIPTYCH_GPUS: none
+DIPTYCH_DEVICES: {{ $p.devices | int | quote }}
+{{- end }}
 {{- if $p.threadsPerDevice }}
 DIPTYCH_THREADS_PER_DEVICE: {{ $p.threadsPerDevice | int | quote }}
 {{- end }}

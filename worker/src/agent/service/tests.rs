@@ -15,9 +15,11 @@ use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::super::devices::Seats;
 use super::super::peers::Tcp;
 use super::super::supervisor::{Launch, Supervisor};
 use super::*;
+use crate::device::nvml::FaultKind;
 
 /// Nothing here takes this long; reaching it is a hang.
 const WATCHDOG: Duration = Duration::from_secs(20);
@@ -103,6 +105,7 @@ struct Bench {
     sessions: mpsc::UnboundedReceiver<Session>,
     logs: mpsc::UnboundedReceiver<v1::LogChunk>,
     stop: mpsc::UnboundedSender<String>,
+    faults: mpsc::Sender<Fault>,
     agent: tokio::task::JoinHandle<Result<(), AgentError>>,
 }
 
@@ -129,7 +132,7 @@ impl Bench {
             program: "/bin/bash".into(),
             arguments: ["-c", script, "trainer"].map(Into::into).to_vec(),
             data_address: "127.0.0.1".into(),
-            threads: 1,
+            seats: Seats::cpu(1),
             work_dir: dir.path().join("work"),
             log: "info".into(),
         };
@@ -138,15 +141,20 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let peer_endpoint = listener.local_addr().expect("bound").to_string();
         peers.0.serve(listener);
+        let (faults, broken) = mpsc::channel(8);
         let options = AgentOptions {
             coordinator: Endpoint::from_shared(format!("http://{address}")).expect("a URL"),
             register: v1::Register {
                 worker_id: name,
                 peer_endpoint,
-                devices: vec![v1::DeviceInfo::default()],
+                devices: vec![v1::DeviceInfo {
+                    kind: "cuda".into(),
+                    ..v1::DeviceInfo::default()
+                }],
                 ..v1::Register::default()
             },
             trainers: Supervisor::new(launch, book.clone()).expect("a thread"),
+            faults: broken,
             peers,
             stores: Arc::new(ByUrl),
             book,
@@ -161,6 +169,7 @@ impl Bench {
             sessions,
             logs,
             stop,
+            faults,
             agent,
         }
     }
@@ -258,6 +267,33 @@ async fn trainers_outlive_a_broken_stream_and_are_listed_again() {
         Some(9),
         "it did not let go within the grace"
     );
+    bench.leave().await.expect("clean");
+}
+
+#[tokio::test]
+async fn a_gpu_that_breaks_is_told_at_once_and_at_every_registration() {
+    let mut bench = Bench::start("exit 0").await;
+    let mut first = bench.session().await;
+    assert_eq!(first.register.devices[0].problem, "");
+    let fault = |gpu, number| Fault {
+        gpu,
+        kind: FaultKind::Xid(number),
+    };
+    // A program's own fault, and one of a GPU that is not lent, are nothing to tell.
+    for fault in [fault(0, 31), fault(7, 79), fault(0, 79)] {
+        bench.faults.send(fault).await.expect("the agent listens");
+    }
+    let told = first.next().await;
+    let Up::DeviceTrouble(v1::DeviceTrouble { device: 0, problem }) = told else {
+        panic!("{told:?}")
+    };
+    assert!(
+        problem.starts_with("GPU 0: Xid 79: it fell off the bus"),
+        "{problem}"
+    );
+    drop(first);
+    let second = bench.session().await;
+    assert_eq!(second.register.devices[0].problem, problem);
     bench.leave().await.expect("clean");
 }
 

@@ -8,6 +8,7 @@ use diptych_common::ids::{Attempt, Rank};
 use diptych_proto::v1::rank_event::Event as Reported;
 use tempfile::TempDir;
 
+use super::super::devices::{Lent, Roster, Share, samples};
 use super::super::output::LAST_LINES;
 use super::*;
 
@@ -34,21 +35,27 @@ fn key() -> RankKey {
 impl Bench {
     /// A supervisor whose trainers are `bash -c script`; `$1 $2` are the first trainer argument, `--control-fd N`.
     async fn start(script: &str) -> Self {
+        Self::at(0, Seats::cpu(1), script).await
+    }
+
+    /// The same on a device of these.
+    async fn at(device: u32, seats: Seats, script: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let launch = Launch {
             program: "/bin/bash".into(),
             arguments: ["-c", script, "trainer"].map(OsString::from).to_vec(),
             data_address: "127.0.0.1".into(),
-            threads: 1,
+            seats,
             work_dir: dir.path().join("work"),
             log: "info".into(),
         };
         let book = LogBook::new(dir.path().join("logs"));
         let (mut supervisor, events) = Supervisor::new(launch, book.clone()).expect("a thread");
-        supervisor
-            .start(ID, key(), v1::Prepare::default())
-            .await
-            .expect("started");
+        let prepare = v1::Prepare {
+            device,
+            ..v1::Prepare::default()
+        };
+        supervisor.start(ID, key(), prepare).await.expect("started");
         Self {
             dir,
             book,
@@ -113,6 +120,49 @@ async fn the_end_is_noticed_with_its_status_and_last_lines() {
     assert_eq!(bench.log().lines().count(), 31);
     assert_eq!(bench.book.batches()[0].chunk.lines.len(), 31);
     assert!(!Path::new(&bench.dir.path().join("work/digits-0a1b2c-a1-r0")).exists());
+}
+
+/// What a trainer on a device of two GPUs and a CPU slot sees: visible devices, cores, threads and memory.
+async fn seen_on(device: u32) -> (Vec<String>, Seats) {
+    let lent = Lent {
+        gpus: vec![samples::gpu(0, None), samples::gpu(1, None)],
+        problem: None,
+        slots: Some(1),
+        threads: None,
+    };
+    let share = Share {
+        memory: Some(diptych_common::units::Bytes::new(5)),
+        ..Share::of_this_machine()
+    };
+    let seats = Roster::new(&lent, &share).seats;
+    let script = "echo \"devices '$CUDA_VISIBLE_DEVICES'\"; grep Cpus_allowed_list /proc/$$/status; echo \"$@\"";
+    let mut bench = Bench::at(device, seats.clone(), script).await;
+    (bench.exited().await.last_lines, seats)
+}
+
+fn kept_on(lines: &[String]) -> Cores {
+    let list = lines[1].split_whitespace().last().expect("a list");
+    samples::cores_of(list)
+}
+
+#[tokio::test]
+async fn a_trainer_sees_its_own_gpu_and_runs_on_the_cores_near_it() {
+    for device in [0, 1] {
+        let (lines, seats) = seen_on(device).await;
+        assert_eq!(lines[0], format!("devices 'GPU-{device}'"));
+        assert_eq!(Some(kept_on(&lines)), seats.of(device).cores);
+        let threads = format!("--threads {} ", seats.of(device).threads);
+        assert!(lines[2].contains(&threads), "{lines:?}");
+        assert!(!lines[2].contains("--memory"), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_trainer_on_a_cpu_slot_sees_no_gpu_and_may_run_anywhere() {
+    let (lines, _) = seen_on(2).await;
+    assert_eq!(lines[0], "devices ''");
+    assert_eq!(kept_on(&lines), Share::of_this_machine().cores);
+    assert!(lines[2].ends_with("--memory=5"), "{lines:?}");
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ impl Nvml {
         Self::open_one_of(&NAMES)
     }
 
-    pub(super) fn open_one_of(names: &[&str]) -> Result<Self, NvmlError> {
+    pub(crate) fn open_one_of(names: &[&str]) -> Result<Self, NvmlError> {
         let library = Library::open(names, Visibility::Local)?;
         // SAFETY: the types of nvml.h.
         let call = unsafe { Functions::load(&library) }?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use diptych_common::checkpoint::{CheckpointRef, StoredObject};
 use diptych_common::ids::{Attempt, PhaseIndex, PhaseName, Rank, Step, WorkerId};
 use diptych_common::spec::{JobDraft, JobSpec};
+use diptych_common::units::Bytes;
 use tch::Tensor;
 
 use crate::checkpoint::{Storage, load};
@@ -49,6 +50,8 @@ pub(super) struct Attempted {
     pub(super) resume: Option<CheckpointRef>,
     /// Age of the last commit of an earlier attempt.
     pub(super) unsaved: Duration,
+    /// What each rank may use of the host's memory.
+    pub(super) memory: Option<Bytes>,
     /// Abort every rank once a save of at least this step is committed.
     pub(super) stop_after: Option<Step>,
 }
@@ -245,6 +248,7 @@ impl Job {
                 device: rank,
                 data_address: "127.0.0.1".to_owned(),
                 threads: 1,
+                memory: how.memory,
                 work_dir: self.path().join("work"),
             },
         }

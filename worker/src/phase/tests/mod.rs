@@ -11,4 +11,5 @@ mod fleet; // processes as threads, and their coordinator over several attempts
 mod outlive; // attempts that end early, and those that go on from memory
 mod by_plan; // leaving together; skipped steps
 mod invariance; // any number of ranks, any micro-batch
+mod room; // what does not fit a device
 mod data; // what is refused before training; bad images over all ranks

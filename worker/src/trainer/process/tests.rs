@@ -59,6 +59,7 @@ impl Agent {
             device: 0,
             data_address: "127.0.0.1".into(),
             threads: 1,
+            memory: None,
             work_dir: "/nowhere".into(),
         };
         let trainer = std::thread::spawn(move || {

@@ -1,0 +1,115 @@
+//! Whether a rank's share of a phase fits its device: judged before the first step, in words, instead of by the kernel or
+//! by CUDA in the middle of one.
+
+use diptych_common::plan::{DataFacts, Facts, Memory, Origin, changes, rank_memory};
+use diptych_common::spec::{JobSpec, PhaseSpec};
+use diptych_common::units::Bytes;
+use tch::Device;
+
+use super::PhaseError;
+use super::data::Data;
+use crate::batch::Source;
+use crate::device::device_memory;
+
+/// What a rank may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// The process, on the host.
+    Host(Bytes),
+    /// Tensors and workspaces, on a GPU.
+    Gpu(Bytes),
+}
+
+impl Room {
+    /// What `device` has for this process; `host` is what the agent grants. `None` where that is unknown.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub(super) fn of(device: Device, host: Option<Bytes>) -> Result<Option<Self>, PhaseError> {
+        Ok(match device {
+            Device::Cuda(index) => {
+                let memory = device_memory(index)?;
+                Some(Self::Gpu(Bytes::new(memory.free + memory.held)))
+            }
+            _ => host.map(Self::Host),
+        })
+    }
+
+    /// Of what a rank is predicted to hold, what has to find room here. On a GPU the context is there by now.
+    fn needed(memory: &Memory, room: Self) -> Bytes {
+        Bytes::new(match room {
+            Self::Host(_) => memory.device,
+            Self::Gpu(_) => memory.device - memory.program,
+        })
+    }
+
+    fn available(self) -> Bytes {
+        match self {
+            Self::Host(bytes) | Self::Gpu(bytes) => bytes,
+        }
+    }
+}
+
+/// Refuses a phase whose fullest rank is predicted to hold more than there is, with what to change.
+///
+/// # Errors
+/// [`PhaseError::Refused`].
+pub(super) fn check(
+    spec: &JobSpec,
+    phase: &PhaseSpec,
+    data: &Data,
+    ranks: u32,
+    room: Room,
+) -> Result<(), PhaseError> {
+    let facts = facts(phase, data);
+    let memory = rank_memory(spec, phase, &facts, ranks);
+    let (needed, available) = (Room::needed(&memory, room), room.available());
+    if needed <= available {
+        return Ok(());
+    }
+    let fits = |memory: &Memory| Room::needed(memory, room) <= available;
+    let changes = changes(spec, phase, &facts, ranks, fits);
+    let advice = match changes.is_empty() {
+        true => "lower `batch` or `augment.image_size`, or use a smaller network".to_owned(),
+        false => {
+            let words: Vec<_> = changes.iter().map(ToString::to_string).collect();
+            format!("it would fit with {}", words.join(", or with "))
+        }
+    };
+    let place = match room {
+        Room::Host(_) => "a CPU slot here has",
+        Room::Gpu(_) => "this GPU has free",
+    };
+    let ranks = match ranks {
+        1 => "one rank".to_owned(),
+        ranks => format!("each of {ranks} ranks"),
+    };
+    Err(PhaseError::Refused(format!(
+        "phase {} is predicted to need {needed} on {ranks} ({} of it activations), and {place} {available}: {advice}",
+        phase.name,
+        Bytes::new(memory.activations + memory.workspace),
+    )))
+}
+
+/// What the opened data tells. How large images are is not known before one is decoded: what the host keeps of them is
+/// left out, so that nothing is refused for it.
+fn facts(phase: &PhaseSpec, data: &Data) -> Facts {
+    let facts = |source: &Source| {
+        let index = source.index();
+        DataFacts {
+            images: source.len(),
+            classes: index.classes().len() as u64,
+            origin: Origin::Read,
+            class_sizes: Vec::new(),
+            decoded_bytes: 0,
+            stored_bytes: 0,
+            row_groups: false,
+        }
+    };
+    let mut known = Facts::default();
+    if let (Some(name), Some(eval)) = (&phase.eval, &data.eval) {
+        known.data.insert(name.clone(), facts(eval));
+    }
+    known.data.insert(phase.train.clone(), facts(&data.train));
+    known
+}

@@ -9,6 +9,7 @@ pub(crate) mod history; // events, logs, metrics, explanations
 pub(crate) mod checkpoint; // checkpoints
 pub(crate) mod plan; // what a job takes
 pub(crate) mod scale; // what another number of ranks does
+pub(crate) mod device; // their devices
 pub(crate) mod worker; // workers
 pub(crate) mod top; // ranks by worker
 pub(crate) mod admin; // backups, debug bundles

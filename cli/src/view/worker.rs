@@ -1,12 +1,11 @@
 //! Workers.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use diptych_common::units::Bytes;
 use diptych_proto::v1;
 use serde::Serialize;
 
+use super::device::{self, DeviceView};
 use super::rank::{PACE, RankView};
 use super::{some_text, time};
 use crate::output::Output;
@@ -46,20 +45,6 @@ pub(crate) struct WorkerView {
     pub(crate) ranks: Vec<RankView>,
     /// Failures of late that were its own, newest first.
     pub(crate) blamed: Vec<String>,
-}
-
-/// A device that can hold a rank.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct DeviceView {
-    pub(crate) index: u32,
-    pub(crate) kind: String,
-    pub(crate) name: String,
-    /// Bytes; absent where unknown.
-    pub(crate) memory: Option<u64>,
-    /// Why no rank can run on it.
-    pub(crate) problem: Option<String>,
-    /// Where it is on its machine; devices with equal values are near each other.
-    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// A rank that runs.
@@ -123,20 +108,6 @@ impl From<v1::Worker> for WorkerView {
     }
 }
 
-impl From<v1::DeviceInfo> for DeviceView {
-    fn from(device: v1::DeviceInfo) -> Self {
-        let memory = Some(device.memory).filter(|bytes| *bytes > 0);
-        Self {
-            index: device.index,
-            kind: device.kind,
-            name: device.name,
-            memory,
-            problem: some_text(device.problem),
-            labels: device.labels.into_iter().collect(),
-        }
-    }
-}
-
 impl From<v1::RunningRank> for RunningView {
     fn from(rank: v1::RunningRank) -> Self {
         Self {
@@ -161,19 +132,8 @@ impl WorkerView {
 
     /// Why it takes no new ranks, or not on all of its devices.
     fn reason(&self) -> Option<String> {
-        let mut broken: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for device in &self.devices {
-            if let Some(problem) = &device.problem {
-                let devices = broken.entry(problem).or_default();
-                devices.push(device.index.to_string());
-            }
-        }
-        let told = |(problem, devices): (&str, Vec<String>)| {
-            let s = if devices.len() > 1 { "s" } else { "" };
-            format!("device{s} {} unusable: {problem}", devices.join(", "))
-        };
         let reasons = self.cordon_reason.iter().cloned();
-        let reasons: Vec<_> = reasons.chain(broken.into_iter().map(told)).collect();
+        let reasons: Vec<_> = reasons.chain(device::problems(&self.devices)).collect();
         some_text(reasons.join("; "))
     }
 
@@ -203,7 +163,7 @@ impl Output for WorkerList {
                 worker.worker.clone(),
                 worker.standing(),
                 worker.host.clone(),
-                devices(&worker.devices),
+                device::counts(&worker.devices),
                 or_dash(some_text(running.join(","))),
                 worker.version.clone(),
                 or_dash(worker.since.as_ref()),
@@ -215,41 +175,6 @@ impl Output for WorkerList {
         ];
         columns(out, &headings, rows)
     }
-}
-
-/// `2 cpu`, or `8 cuda (79.6 GiB each), 1 unusable`.
-fn devices(devices: &[DeviceView]) -> String {
-    let mut kinds: Vec<&str> = devices.iter().map(|device| device.kind.as_str()).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    let of_kind = |kind: &str| {
-        let of_kind: Vec<_> = devices
-            .iter()
-            .filter(|device| device.kind == kind)
-            .collect();
-        let memory = of_kind
-            .iter()
-            .find_map(|device| device.memory)
-            .map(|bytes| format!(" ({} each)", Bytes::new(bytes)))
-            .unwrap_or_default();
-        let broken = of_kind.iter().filter(|device| device.problem.is_some());
-        let unusable = match broken.count() {
-            0 => String::new(),
-            broken => format!(", {broken} unusable"),
-        };
-        format!("{} {kind}{memory}{unusable}", of_kind.len())
-    };
-    let kinds: Vec<_> = kinds.into_iter().map(of_kind).collect();
-    or_dash(some_text(kinds.join(", ")))
-}
-
-/// `numa 0, nvlink 4`.
-fn labels(device: &DeviceView) -> String {
-    let labels = device.labels.iter();
-    let labels: Vec<_> = labels
-        .map(|(word, value)| format!("{word} {value}"))
-        .collect();
-    labels.join(", ")
 }
 
 impl Output for WorkerView {
@@ -265,31 +190,7 @@ impl Output for WorkerView {
                 ("since", self.since.clone()),
             ],
         )?;
-        if !self.devices.is_empty() {
-            writeln!(out)?;
-            let placed = self.devices.iter().any(|device| !device.labels.is_empty());
-            let rows = self.devices.iter().map(|device| {
-                let mut row = vec![
-                    device.index.to_string(),
-                    device.kind.clone(),
-                    device.name.clone(),
-                    or_dash(device.memory.map(Bytes::new)),
-                ];
-                row.extend(placed.then(|| or_dash(some_text(labels(device)))));
-                row
-            });
-            let headings = ["DEVICE", "KIND", "NAME", "MEMORY", "PLACE"];
-            columns(
-                out,
-                &headings[..headings.len() - usize::from(!placed)],
-                rows,
-            )?;
-        }
-        for device in &self.devices {
-            if let Some(problem) = &device.problem {
-                writeln!(out, "\ndevice {} cannot be used: {problem}", device.index)?;
-            }
-        }
+        device::table(&self.devices, out)?;
         writeln!(out)?;
         if self.ranks.is_empty() {
             writeln!(out, "runs nothing")?;
@@ -421,46 +322,6 @@ mod tests {
         );
         let idle = table(&WorkerView::from(worker("w1", Vec::new())));
         assert!(idle.ends_with("\nruns nothing\n"), "{idle}");
-    }
-
-    #[test]
-    fn devices_are_counted_by_kind_and_what_is_wrong_with_one_is_told() {
-        let gpu = |index: u32| v1::DeviceInfo {
-            index,
-            kind: "cuda".to_owned(),
-            name: "NVIDIA H200".to_owned(),
-            memory: 140 << 30,
-            labels: [("nvlink".to_owned(), "0".to_owned())].into(),
-            ..v1::DeviceInfo::default()
-        };
-        let mut described = worker("w1", Vec::new());
-        described.devices = vec![gpu(0), gpu(1)];
-        described.devices[1].problem = "it fell off the bus: restart the machine".to_owned();
-        described.devices.push(v1::DeviceInfo {
-            index: 2,
-            kind: "cpu".to_owned(),
-            name: "cpu slot 2".to_owned(),
-            ..v1::DeviceInfo::default()
-        });
-        let view = WorkerView::from(described);
-        let list = table(&WorkerList(vec![view.clone()]));
-        assert!(
-            list.contains("1 cpu, 2 cuda (140.0 GiB each), 1 unusable")
-                && list.contains("device 1 unusable: it fell off the bus: restart the machine"),
-            "{list}"
-        );
-        let text = table(&view);
-        assert!(
-            text.contains(
-                "DEVICE  KIND  NAME         MEMORY     PLACE\n\
-                 0       cuda  NVIDIA H200  140.0 GiB  nvlink 0\n\
-                 1       cuda  NVIDIA H200  140.0 GiB  nvlink 0\n\
-                 2       cpu   cpu slot 2   -          -\n\
-                 \n\
-                 device 1 cannot be used: it fell off the bus: restart the machine\n"
-            ),
-            "{text}"
-        );
     }
 
     #[test]

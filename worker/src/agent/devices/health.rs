@@ -31,7 +31,7 @@ fn listen(nvml: &Nvml, to: &mpsc::Sender<Fault>) -> Result<(), NvmlError> {
     while !to.is_closed() {
         if let Some(fault) = faults.wait(LOOK_UP)? {
             // Who does not listen any more is asked above.
-            drop(to.blocking_send(fault));
+            let _ = to.blocking_send(fault);
         }
     }
     Ok(())

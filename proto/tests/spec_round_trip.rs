@@ -33,15 +33,19 @@ fn resources() -> impl Strategy<Value = Option<ResourcesDraft>> {
             text(),
             option::of(0_u32..9),
             any::<[Option<bool>; 2]>(),
+            text(),
         )
             .prop_map(
-                |(device, ranks, precision, spares, [tf32, deterministic])| ResourcesDraft {
-                    device,
-                    ranks,
-                    precision,
-                    spares,
-                    tf32,
-                    deterministic,
+                |(device, ranks, precision, spares, [tf32, deterministic], memory)| {
+                    ResourcesDraft {
+                        device,
+                        ranks,
+                        precision,
+                        spares,
+                        tf32,
+                        deterministic,
+                        memory,
+                    }
                 },
             ),
     )

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::spec::{JobSpec, PhaseSpec, Precision};
+use crate::units::Bytes;
 
 use super::facts::Facts;
 use super::memory::Memory;
@@ -37,7 +38,15 @@ pub fn changes(
     ranks: u32,
     fits: impl Fn(&Memory) -> bool,
 ) -> Vec<Change> {
-    let outline = Outline::of(spec, phase, facts);
+    changes_of(&Outline::of(spec, phase, facts), phase, ranks, fits)
+}
+
+fn changes_of(
+    outline: &Outline,
+    phase: &PhaseSpec,
+    ranks: u32,
+    fits: impl Fn(&Memory) -> bool,
+) -> Vec<Change> {
     let memory = |phase: &PhaseSpec, ranks| {
         outline
             .setting(phase, ranks)
@@ -82,6 +91,66 @@ pub fn changes(
         changes.extend(more.into_iter().find(cut).map(Change::Groups));
     }
     changes
+}
+
+/// A phase that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tight {
+    /// With so many batch-norm groups held at once.
+    pub groups: u32,
+    /// What the fullest rank needs then.
+    pub needed: Bytes,
+    /// What would make it fit.
+    pub changes: Vec<Change>,
+}
+
+/// How many batch-norm groups a phase holds at once within `limit`: `given`, or as many as fit. A step on the fewest ranks
+/// counts, where a rank's share is largest; evaluations and kept images do not, because they depend on the data and not on
+/// this.
+///
+/// # Errors
+/// [`Tight`] where it does not fit.
+pub fn groups_at_once(
+    spec: &JobSpec,
+    phase: &PhaseSpec,
+    given: Option<u32>,
+    limit: Bytes,
+) -> Result<u32, Tight> {
+    let mut outline = Outline::of(spec, phase, &Facts::default());
+    outline.eval = None;
+    outline.evaluations = 0;
+    outline.train.images = 0;
+    let ranks = phase.gang.min;
+    let needed = |groups| Bytes::new(outline.setting(phase, ranks).memory(groups).device);
+    let mut fewest = phase.groups;
+    for groups in divisors(phase.groups)
+        .rev()
+        .filter(|groups| given.is_none_or(|given| given == *groups))
+    {
+        if needed(groups) <= limit {
+            return Ok(groups);
+        }
+        fewest = groups;
+    }
+    let held = PhaseSpec {
+        micro_batch_groups: fewest,
+        ..phase.clone()
+    };
+    let fits = |memory: &Memory| memory.device <= limit.get();
+    Err(Tight {
+        groups: fewest,
+        needed: needed(fewest),
+        changes: changes_of(&outline, &held, ranks, fits),
+    })
+}
+
+/// Changes in words, or what is left where none helps.
+pub fn advice(changes: &[Change]) -> String {
+    if changes.is_empty() {
+        return "lower `batch` or `augment.image_size`, or use a smaller network".to_owned();
+    }
+    let words: Vec<_> = changes.iter().map(ToString::to_string).collect();
+    format!("it would fit with {}", words.join(", or with "))
 }
 
 fn divisors(of: u32) -> impl DoubleEndedIterator<Item = u32> {

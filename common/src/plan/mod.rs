@@ -23,7 +23,7 @@ mod fit; // whether it fits a device, and what to change
 use serde::Serialize;
 
 pub use facts::{DataFacts, Facts, Origin};
-pub use fit::{Change, changes, rank_memory};
+pub use fit::{Change, Tight, advice, changes, groups_at_once, rank_memory};
 pub use machine::{Machine, SHEETS, Sheet};
 pub use memory::Memory;
 pub use phase::{Parameters, PhasePlan, Work, World};

@@ -77,6 +77,11 @@ draft! {
         /// always do. Default false.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub deterministic: Option<bool>,
+        /// The most that a rank may hold, e.g. `40GiB`: of its GPU's memory, or of the machine's. Phases without
+        /// `micro_batch_groups` then hold as many batch-norm groups at once as fit on the fewest ranks, as `diptych plan`
+        /// reckons; one that cannot fit is refused. Default: no limit.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub memory: Option<String>,
     }
 }
 

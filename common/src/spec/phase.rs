@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ids::{DataName, PhaseIndex, PhaseName};
+use crate::units::Bytes;
 
 use super::{AugmentSpec, EncoderSpec, HeadSpec, Labels, OptimizerSpec, Source, Teacher};
 
@@ -282,6 +283,8 @@ pub struct Gang {
     pub tf32: bool,
     /// The same bits in every run of the same ranks, on GPUs too.
     pub deterministic: bool,
+    /// The most that a rank may hold.
+    pub memory: Option<Bytes>,
 }
 
 /// A kind of device.

@@ -92,6 +92,7 @@ fn phase() -> impl Strategy<Value = PhaseDraft> {
                         spares: groups,
                         tf32: lanes.map(|lanes| lanes % 2 == 1),
                         deterministic: None,
+                        memory: micro.map(|groups| format!("{groups}GiB")),
                     }),
                     alpha,
                     head_layer: layer.map(|layer| match layer {

@@ -10,6 +10,7 @@ mod imports; // files of other programs
 mod import_damage; // files that are refused
 mod recipes; // every recipe is valid and can be planned
 mod plan; // work, memory, traffic and time by known numbers
+mod limits; // how many groups fit at once
 mod spec; // defaults, and every error at once
 mod views; // augmentations by their words
 mod corruption; // one wrong field, one error at its path

@@ -267,7 +267,7 @@ fn what_makes_a_phase_fit_is_the_smallest_change_of_each_kind() {
     );
     assert_eq!(
         found(&one, 1, bytes_of(&one, 3)),
-        [Change::Ranks(3), Change::Bf16, Change::Groups(4)]
+        [Change::Ranks(3), Change::Groups(4)]
     );
     // Several groups: as many of them at once as fit.
     let eight = job(network, &format!("{field}, groups: 8"), resources);

@@ -61,6 +61,7 @@ impl From<ResourcesDraft> for v1::ResourcesSpec {
             spares: draft.spares,
             tf32: draft.tf32,
             deterministic: draft.deterministic,
+            memory: draft.memory,
         }
     }
 }
@@ -74,6 +75,7 @@ impl From<v1::ResourcesSpec> for ResourcesDraft {
             spares: wire.spares,
             tf32: wire.tf32,
             deterministic: wire.deterministic,
+            memory: wire.memory,
         }
     }
 }

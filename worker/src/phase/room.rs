@@ -1,7 +1,7 @@
 //! Whether a rank's share of a phase fits its device: judged before the first step, in words, instead of by the kernel or
 //! by CUDA in the middle of one.
 
-use diptych_common::plan::{DataFacts, Facts, Memory, Origin, changes, rank_memory};
+use diptych_common::plan::{DataFacts, Facts, Memory, Origin, advice, changes, rank_memory};
 use diptych_common::spec::{JobSpec, PhaseSpec};
 use diptych_common::units::Bytes;
 use tch::Device;
@@ -69,13 +69,7 @@ pub(super) fn check(
     }
     let fits = |memory: &Memory| Room::needed(memory, room) <= available;
     let changes = changes(spec, phase, &facts, ranks, fits);
-    let advice = match changes.is_empty() {
-        true => "lower `batch` or `augment.image_size`, or use a smaller network".to_owned(),
-        false => {
-            let words: Vec<_> = changes.iter().map(ToString::to_string).collect();
-            format!("it would fit with {}", words.join(", or with "))
-        }
-    };
+    let advice = advice(&changes);
     let place = match room {
         Room::Host(_) => "a CPU slot here has",
         Room::Gpu(_) => "this GPU has free",

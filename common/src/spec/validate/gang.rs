@@ -3,6 +3,7 @@
 use super::super::draft::{PhaseDraft, RanksDraft, ResourcesDraft};
 use super::super::{Device, Gang, Precision};
 use super::check::{At, Check};
+use crate::units::Bytes;
 
 const MAX_RANKS: u64 = 4096;
 const MAX_SPARES: u64 = 64;
@@ -105,6 +106,7 @@ pub(super) fn gang(check: &mut Check, at: &At, resources: Resources<'_>, layout:
         precision,
         tf32,
         deterministic: deterministic.unwrap_or(false),
+        memory: memory(check, at, resources),
     }
 }
 
@@ -129,6 +131,17 @@ fn too_many_ranks(
         "{max} ranks cannot each hold a lane of every batch-norm group of {phase_at} \
          ({lanes} lanes / {groups} groups): at most {fits}{other}"
     )
+}
+
+fn memory(check: &mut Check, at: &At, resources: Resources<'_>) -> Option<Bytes> {
+    let (memory_at, memory) = resources.field(at, "memory", |r| r.memory.as_deref());
+    match memory?.parse::<Bytes>() {
+        Ok(memory) => Some(memory),
+        Err(error) => {
+            check.refuse(&memory_at, error.to_string());
+            None
+        }
+    }
 }
 
 /// Reads batch, lanes and groups. Stand-ins are never 0.

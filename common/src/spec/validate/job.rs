@@ -5,7 +5,7 @@ use super::super::{JobSpec, PhaseSpec};
 use super::check::{At, Check};
 use super::kind::{Context, Earlier};
 use super::phase::{Shared, phase};
-use super::{SpecErrors, data, network};
+use super::{SpecErrors, data, network, room};
 use crate::ids::JobId;
 
 /// The only version so far.
@@ -56,7 +56,7 @@ impl TryFrom<JobDraft> for JobSpec {
             earlier.push(known);
         }
         check.finish()?;
-        Ok(Self {
+        let mut spec = Self {
             seed,
             priority: draft.priority.unwrap_or(0),
             data,
@@ -64,7 +64,11 @@ impl TryFrom<JobDraft> for JobSpec {
             head,
             phases,
             draft,
-        })
+        };
+        let mut check = Check::default();
+        room::choose(&mut check, &mut spec);
+        check.finish()?;
+        Ok(spec)
     }
 }
 

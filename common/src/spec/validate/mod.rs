@@ -11,6 +11,7 @@ mod layers; // which layers classifiers read
 mod kind; // what a phase trains
 mod judge; // early stop, and which checkpoint is the result
 mod phase; // one phase
+mod room; // memory limits
 mod job; // all of it
 
 use std::fmt;

@@ -4,7 +4,7 @@ use diptych_common::units::Bytes;
 use super::gang::{Attempted, Job};
 use crate::phase::PhaseError;
 
-const PHASE: &str = "  - {name: pre, kind: pretrain, steps: 2, batch: 48, lanes: 12, groups: 4, max_bad_images: 0.1, \
+const PHASE: &str = "  - {name: pre, kind: pretrain, steps: 2, batch: 48, lanes: 16, groups: 4, max_bad_images: 0.1, \
     probe: false, augment: {image_size: 12, blur_probability: 0}, evaluate: {knn_k: 0}, \
     optimizer: {kind: lars, learning_rate: 0.3}}\n";
 

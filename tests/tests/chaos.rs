@@ -4,7 +4,8 @@ use anyhow::Result;
 use diptych_tests::chaos::fault::Kind;
 use diptych_tests::chaos::{self, Options};
 
-#[tokio::test]
+// The store is in this process, and the harness waits for programs that use it.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_outlives_faults_at_random() -> Result<()> {
     chaos::main(&Options {
         seed: 1,

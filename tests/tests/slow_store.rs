@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use diptych_tests::slow_store::{Options, measure};
 
-#[tokio::test]
-#[ignore = "takes four minutes on two cores; `make slow-store` runs it and more"]
+// The store is in this process, and the harness waits for programs that use it.
+#[tokio::test(flavor = "multi_thread")]
 async fn training_goes_on_beside_a_store_that_is_slow_or_dead() -> Result<()> {
     let report = measure(Options {
         calm: Duration::from_secs(4),

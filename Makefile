@@ -22,7 +22,7 @@ DEVICE ?= cpu
 # Kinds of faults need --namespaces, and that needs root, where links between workers are cut.
 CHAOS_ARGUMENTS ?=
 
-.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench sim chaos outage recovery slow-store images \
+.PHONY: help demo test setup build fmt lint doc structure doctest nextest seeds parity bench sim chaos outage recovery slow-store upgrade-test images \
 	compose-images compose-test helm-test clean
 
 help: ## this list
@@ -89,15 +89,21 @@ recovery: build ## seconds from a death to the next step, beside torchrun with r
 slow-store: build ## training beside a store at 1 MB/s for ten minutes, then beside a dead one (a quarter of an hour)
 	tests/measure/slow-store $(BIN)
 
+upgrade-test: build ## the version before this one, exchanged for it under a running job, and back (builds that version once)
+	previous=$$(setup/previous); $(BIN)/upgrade --before "$$previous" --after $(BIN)
+
 images: build ## images of coordinator, command line and worker, and their sizes (DEVICE=cuda for the worker's)
 	@BIN=$(BIN) deploy/docker/build --device $(DEVICE)
 
-compose-images: ## the image of the S3 server that the compose cluster uses
-	@setup/s3s
+# s3s-fs, or garage.
+S3 ?= s3s-fs
 
-compose-test: images compose-images ## two workers, a coordinator and an S3 server in containers, under faults
+compose-images: ## the image of the S3 server that the compose cluster uses (S3=garage: a bigger one, built in a quarter of an hour)
+	@setup/s3 $(S3)
+
+compose-test: images compose-images ## two workers, a coordinator and an S3 server in containers, under faults (S3=garage: with that server)
 	@setup/digits $(DIGITS)
-	@python3 tests/compose/check.py $(BIN)/diptych $(dir $(DIGITS))
+	@DIPTYCH_S3_IMAGE="$$(setup/s3 $(S3))" python3 tests/compose/check.py $(BIN)/diptych $(dir $(DIGITS))
 
 helm-test: ## the Helm chart: lint, schemas, renderings, refusals
 	@tests/helm/run

@@ -9,7 +9,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FILES = ROOT / "deploy" / "compose"
-KEY, SECRET = "diptych", "diptych-secret"
+# In the form that every server takes: garage wants its own prefix and length.
+KEY, SECRET = "GK" + 12 * "d1", 32 * "5e"
 
 
 def tool():

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::{Process, Surroundings, binary};
+use crate::process::{Process, Surroundings, program};
 use crate::proxy::Proxy;
 
 mod jobs; // followed to where they are to be
@@ -39,6 +39,8 @@ pub struct Setting {
     pub environment: Vec<(String, String)>,
     /// Every agent reaches the coordinator through a [`Proxy`].
     pub proxied: bool,
+    /// Where the programs are; none: this build's.
+    pub programs: Option<PathBuf>,
     /// Network namespaces of the agents, in order; none: that of the test. The coordinator is reached at the address.
     pub namespaces: Option<(String, Vec<String>)>,
 }
@@ -124,6 +126,7 @@ impl Cluster {
             &Surroundings {
                 environment: self.setting.environment.clone(),
                 namespace: None,
+                programs: self.setting.programs.clone(),
             },
         )?);
         let port = within(async {
@@ -156,8 +159,6 @@ impl Cluster {
             &name,
             "--devices",
             &devices.to_string(),
-            "--gpus",
-            "none",
             "--data-dir",
             &self.text(&name),
         ]
@@ -170,7 +171,13 @@ impl Cluster {
             &arguments,
             self.dir.join(format!("{name}.log")),
             &Surroundings {
-                environment: self.setting.environment.clone(),
+                environment: [
+                    self.setting.environment.as_slice(),
+                    // A flag would be refused by a version that has no GPUs.
+                    &[("DIPTYCH_GPUS".to_owned(), "none".to_owned())],
+                ]
+                .concat(),
+                programs: self.setting.programs.clone(),
                 namespace: namespaces.and_then(|(_, names)| names.get(index).cloned()),
             },
         )
@@ -194,6 +201,29 @@ impl Cluster {
     pub async fn revive_coordinator(&mut self) -> Result<()> {
         let address = self.address.clone();
         self.start_coordinator(&address).await
+    }
+
+    /// Asks the coordinator to leave, as a rolling upgrade does, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn stop_coordinator(&mut self) -> Result<()> {
+        let coordinator = self.coordinator.as_mut().context("coordinator runs")?;
+        coordinator.leave(PATIENCE).await.context("the coordinator")
+    }
+
+    /// Asks an agent to leave, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn stop_agent(&mut self, index: usize) -> Result<()> {
+        let left = self.agents[index].process.leave(PATIENCE).await;
+        left.with_context(|| format!("worker-{index}"))
+    }
+
+    /// Programs that are started from now on are those in `folder`.
+    pub fn take_programs_from(&mut self, folder: &Path) {
+        self.setting.programs = Some(folder.to_owned());
     }
 
     /// Process ids of all trainers, agent by agent.
@@ -282,7 +312,15 @@ impl Cluster {
     /// # Errors
     /// When the binary is missing.
     pub fn diptych(&self, arguments: &[&str]) -> Result<Output> {
-        Command::new(binary("diptych")?)
+        self.diptych_from(self.setting.programs.as_deref(), arguments)
+    }
+
+    /// As [`Cluster::diptych`], with the CLI among the programs in `folder`; none: this build's.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn diptych_from(&self, folder: Option<&Path>, arguments: &[&str]) -> Result<Output> {
+        Command::new(program(folder, "diptych")?)
             .args(["--server", &format!("http://{}", self.address)])
             .args(arguments)
             .env("HOME", &self.dir)

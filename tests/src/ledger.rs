@@ -6,8 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+
+const TICK: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a rank has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +117,47 @@ impl Ledger {
     /// The most advanced step.
     pub fn step(&self) -> u64 {
         self.commits().map(|entry| entry.step).max().unwrap_or(0)
+    }
+
+    /// The newest attempt that committed.
+    pub fn attempt(&self) -> u64 {
+        let attempts = self.commits().map(|entry| entry.attempt);
+        attempts.max().unwrap_or(0)
+    }
+
+    /// Ranks that committed in the newest attempt.
+    pub fn ranks(&self) -> usize {
+        let worlds = self.worlds();
+        worlds.values().next_back().copied().unwrap_or(0)
+    }
+
+    /// Steps that were taken again: those by which a new attempt began behind the one before.
+    pub fn taken_again(&self) -> u64 {
+        let (mut attempt, mut reached, mut lost) = (0, 0_u64, 0);
+        for entry in self.commits() {
+            if entry.attempt > attempt {
+                attempt = entry.attempt;
+                lost += (reached + 1).saturating_sub(entry.step);
+            }
+            reached = reached.max(entry.step);
+        }
+        lost
+    }
+
+    /// Reads on until `ready` holds.
+    ///
+    /// # Errors
+    /// When it does not within two minutes.
+    pub async fn until(&mut self, ready: impl Fn(&Self) -> bool) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            self.refresh()?;
+            if ready(self) {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < PATIENCE, "training stands still");
+            tokio::time::sleep(TICK).await;
+        }
     }
 
     /// Ranks that committed in each attempt.

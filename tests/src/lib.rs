@@ -8,6 +8,7 @@ pub mod s3; // a bucket
 pub mod ledger; // every committed step, from the ranks' logs
 pub mod chaos; // faults at random, and what became of them
 pub mod outage; // the coordinator away, at chosen moments
+pub mod upgrade; // another version of the programs, exchanged under a job
 pub mod slow_store; // training beside a store that is slow or dead
 pub mod cluster; // a coordinator, agents and a CLI
 pub mod pictures; // small images made here

@@ -103,7 +103,7 @@ async fn outage(
     away: Duration,
 ) -> Result<Cost> {
     // Both ranks are back from what was done to them before.
-    await_ledger(ledger, whole).await?;
+    ledger.until(|so_far| so_far.ranks() == WORKERS).await?;
     let mut acknowledged = Vec::new();
     let mut spared = trainers(cluster)?;
     match moment {
@@ -121,7 +121,7 @@ async fn outage(
         }
     }
     ledger.refresh()?;
-    let (before, lost) = (ledger.step(), taken_again(ledger));
+    let (before, lost) = (ledger.step(), ledger.taken_again());
     cluster.kill_coordinator()?;
     tokio::time::sleep(away).await;
     ledger.refresh()?;
@@ -135,7 +135,7 @@ async fn outage(
     }
     check_jobs(cluster, &acknowledged)?;
     let reached = ledger.step().max(before);
-    await_ledger(ledger, |ledger| ledger.step() > reached + 3).await?;
+    ledger.until(|so_far| so_far.step() > reached + 3).await?;
     let after = trainers(cluster)?;
     ensure!(
         spared.is_subset(&after),
@@ -149,7 +149,7 @@ async fn outage(
         moment,
         away,
         alone,
-        lost: taken_again(ledger) - lost,
+        lost: ledger.taken_again() - lost,
         ready,
         submitted,
     })
@@ -193,38 +193,4 @@ async fn torn_save(cluster: &Cluster, job: &str) -> Result<()> {
         ensure!(started.elapsed() < PATIENCE, "no save was seen half done");
         tokio::time::sleep(TICK).await;
     }
-}
-
-/// Whether the newest attempt has all ranks.
-fn whole(ledger: &Ledger) -> bool {
-    let worlds = ledger.worlds();
-    worlds
-        .values()
-        .next_back()
-        .is_some_and(|world| *world == WORKERS)
-}
-
-async fn await_ledger(ledger: &mut Ledger, ready: impl Fn(&Ledger) -> bool) -> Result<()> {
-    let started = Instant::now();
-    loop {
-        ledger.refresh()?;
-        if ready(ledger) {
-            return Ok(());
-        }
-        ensure!(started.elapsed() < PATIENCE, "training stands still");
-        tokio::time::sleep(TICK * 10).await;
-    }
-}
-
-/// Steps that were taken again: those by which a new attempt began behind the one before.
-fn taken_again(ledger: &Ledger) -> u64 {
-    let (mut attempt, mut reached, mut lost) = (0, 0_u64, 0);
-    for entry in ledger.commits() {
-        if entry.attempt > attempt {
-            attempt = entry.attempt;
-            lost += (reached + 1).saturating_sub(entry.step);
-        }
-        reached = reached.max(entry.step);
-    }
-    lost
 }

@@ -1,12 +1,26 @@
 //! One program of the product: started with its output in a file, watched by its process id, killed on drop.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// A program among those in `folder`; none: of this build.
+///
+/// # Errors
+/// When it is not there.
+pub fn program(folder: Option<&Path>, name: &str) -> Result<PathBuf> {
+    let Some(folder) = folder else {
+        return binary(name);
+    };
+    let path = folder.join(name);
+    ensure!(path.is_file(), "there is no {}", path.display());
+    Ok(path)
+}
 
 /// Where this build's binaries are: beside the caller's own, or beside the `deps` folder of a test.
 ///
@@ -36,6 +50,8 @@ pub struct Surroundings {
     pub environment: Vec<(String, String)>,
     /// A network namespace.
     pub namespace: Option<String>,
+    /// Where its binary is; none: this build's.
+    pub programs: Option<PathBuf>,
 }
 
 /// A running program.
@@ -69,16 +85,15 @@ impl Process {
             .append(true)
             .open(&log)
             .context("open log")?;
+        let program = program(around.programs.as_deref(), name)?;
         let mut command = match &around.namespace {
             Some(namespace) => {
                 // `ip` becomes the program: the process id is the program's.
                 let mut command = Command::new("ip");
-                command
-                    .args(["netns", "exec", namespace])
-                    .arg(binary(name)?);
+                command.args(["netns", "exec", namespace]).arg(program);
                 command
             }
-            None => Command::new(binary(name)?),
+            None => Command::new(program),
         };
         let child = command
             .args(arguments)
@@ -112,6 +127,26 @@ impl Process {
         self.child.kill().context("kill")?;
         self.child.wait().context("wait")?;
         Ok(())
+    }
+
+    /// Asks it with SIGTERM to leave, and waits until it has.
+    ///
+    /// # Errors
+    /// When it takes longer than `patience`, or does not end well.
+    pub async fn leave(&mut self, patience: Duration) -> Result<()> {
+        kill(self.pid(), Signal::SIGTERM).context("ask to leave")?;
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().context("wait")? {
+                ensure!(status.success(), "it left with {status}");
+                return Ok(());
+            }
+            ensure!(
+                asked.elapsed() < patience,
+                "it has not left in {patience:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Process ids of its children whose command line holds `word`.

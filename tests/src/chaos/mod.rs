@@ -108,6 +108,7 @@ pub async fn run(options: &Options) -> Result<Outcome> {
         ]),
         environment: s3::environment(store.address()),
         proxied: true,
+        programs: None,
         namespaces: network
             .as_ref()
             .map(|network| (host.clone(), network.names().to_vec())),

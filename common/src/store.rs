@@ -6,16 +6,16 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
+use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
+mod http; // how requests go out
 mod create; // conditional creation, tried before it is trusted
 mod read; // whole objects, and ranges of large ones
 mod write; // each key once
@@ -178,30 +178,18 @@ pub fn open(url: &str) -> Result<Opened, StoreError> {
     };
     let store: Arc<dyn ObjectStore> = match parsed.scheme() {
         "file" => return local(&parsed, refuse),
-        "s3" => Arc::new(
-            AmazonS3Builder::from_env()
-                .with_url(url)
-                .with_retry(retry())
-                .with_client_options(s3_client())
-                .build()
-                .map_err(unusable)?,
-        ),
-        "gs" => Arc::new(
-            GoogleCloudStorageBuilder::from_env()
-                .with_url(url)
-                .with_retry(retry())
-                .with_client_options(client())
-                .build()
-                .map_err(unusable)?,
-        ),
-        _ => Arc::new(
-            MicrosoftAzureBuilder::from_env()
-                .with_url(url)
-                .with_retry(retry())
-                .with_client_options(client())
-                .build()
-                .map_err(unusable)?,
-        ),
+        "s3" => {
+            let settings = AmazonS3Builder::from_env().with_url(url);
+            Arc::new(http::s3(settings, http::plain()).map_err(unusable)?)
+        }
+        "gs" => {
+            let settings = GoogleCloudStorageBuilder::from_env().with_url(url);
+            Arc::new(http::gcs(settings).map_err(unusable)?)
+        }
+        _ => {
+            let settings = MicrosoftAzureBuilder::from_env().with_url(url);
+            Arc::new(http::azure(settings).map_err(unusable)?)
+        }
     };
     let path = Path::from_url_path(parsed.path())
         .map_err(|error| refuse(format!("has a path that no object can have: {error}")))?;
@@ -284,33 +272,6 @@ fn place(url: &Url) -> String {
     let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default();
     let bucket = url.host_str().unwrap_or_default();
     format!("{}://{bucket} {endpoint}", url.scheme())
-}
-
-/// The budget of one request, of a part of an upload too: a store that refuses connections is given up after half a
-/// minute, one that is silent after two requests.
-fn retry() -> RetryConfig {
-    RetryConfig {
-        max_retries: 8,
-        retry_timeout: REQUEST * 2,
-        ..RetryConfig::default()
-    }
-}
-
-/// The time limit is that of one request: of a range of an object, or of one of its parts. The parts under way at once
-/// ([`PART`] bytes each) get through it at 0.3 MB/s.
-const REQUEST: Duration = Duration::from_secs(120);
-
-fn client() -> ClientOptions {
-    ClientOptions::new()
-        .with_connect_timeout(Duration::from_secs(5))
-        .with_timeout(REQUEST)
-}
-
-/// Client options replace what the environment set, so plain HTTP must be allowed here.
-fn s3_client() -> ClientOptions {
-    let plain = std::env::var("AWS_ALLOW_HTTP")
-        .is_ok_and(|value| value.eq_ignore_ascii_case("true") || value == "1");
-    client().with_allow_http(plain)
 }
 
 #[cfg(test)]

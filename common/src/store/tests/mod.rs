@@ -3,6 +3,7 @@ use bytes::Bytes;
 use super::*;
 use watched::Watched;
 
+mod requests; // over real connections
 mod watched; // a store that counts, and fails when told to
 
 const LARGE: usize = 2 * PART + 5;

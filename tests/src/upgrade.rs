@@ -59,7 +59,7 @@ pub struct Exchange {
 
 const WORKERS: usize = 2;
 /// Steps between two exchanges.
-const APART: u64 = 250;
+const APART: u64 = 150;
 const PARTS: [Part; 3] = [Part::Coordinator, Part::Worker(0), Part::Worker(1)];
 const STEPS: u64 = APART * (PARTS.len() as u64 + 2);
 /// Final weights in double precision, whatever the world.
@@ -93,10 +93,11 @@ async fn start(programs: &Path) -> Result<Cluster> {
         .prefix("diptych-upgrade-")
         .tempdir()?;
     specs::images(folder.path())?;
+    let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
     let setting = Setting {
-        agents: ["--log", "info,diptych_worker=debug"]
-            .map(str::to_owned)
-            .to_vec(),
+        // A gang grows again before the next exchange.
+        coordinator: words(&["--grow-after", "1s"]),
+        agents: words(&["--log", "info,diptych_worker=debug"]),
         programs: Some(programs.to_owned()),
         ..Setting::default()
     };

@@ -109,8 +109,8 @@ mod tests {
         assert_eq!(different.len(), 2 * parts.len());
     }
 
-    const TRACE: &str = "";
-    const JOB: &str = "";
+    const TRACE: &str = "deea7e2ef5db3a8e49db54116647d935";
+    const JOB: &str = "b73b2f7e538c0002";
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()

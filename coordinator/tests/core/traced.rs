@@ -150,7 +150,28 @@ fn a_recovery_is_two_attempts_of_one_phase() {
     let mut env = training();
     env.say("job-1", 1, exited(Exit::Signal(9)));
     end(&mut env, 7);
-    assert_eq!(env.traced.tree("job-1"), "");
+    assert_eq!(env.traced.tree("job-1"), "
+job 0..700 attempts=2 outcome=succeeded
+  - 0 submitted
+  - 700 job_succeeded
+  phase a 0..700 phase.kind=pretrain step.reached=10 attempts=2 outcome=done
+    - 400 retrying
+    attempt 0..400 attempt=1 world=2 workers=w1,w2 start=beginning step.from=0 step.reached=7 failure=crashed outcome=failed (attempt 1, rank 1 on w2: its trainer was killed by signal 9 (SIGKILL: the kernel's out-of-memory killer, or a person) (crashed))
+      - 0 placed
+      - 100 begun
+      - 200 first_step
+      - 300 checkpoint_committed
+      - 300 checkpoint_verified
+      - 400 attempt_failed
+    attempt 400..700 attempt=2 world=1 workers=w1 start=memory step.from=7 step.reached=10 outcome=done
+      - 400 placed
+      - 500 begun
+      - 600 first_step
+      - 700 checkpoint_committed
+      - 700 finished
+      - 700 checkpoint_verified
+      - 700 phase_done
+");
 }
 
 #[test]
@@ -163,7 +184,28 @@ fn waits_for_devices_are_told() {
     env.run_phase("job-1", 10);
     env.pass(100);
     env.run_phase("job-1", 10);
-    assert_eq!(env.traced.tree("job-1"), "");
+    assert_eq!(env.traced.tree("job-1"), "
+job 0..5200 attempts=2 outcome=succeeded
+  - 0 submitted
+  - 5200 job_succeeded
+  queued 0..5000
+  phase a 5000..5100 phase.kind=pretrain step.reached=10 attempts=1 outcome=done
+    attempt 5000..5100 attempt=1 world=1 workers=w1 start=beginning step.from=0 step.reached=10 outcome=done
+      - 5000 placed
+      - 5100 begun
+      - 5100 checkpoint_committed
+      - 5100 finished
+      - 5100 checkpoint_verified
+      - 5100 phase_done
+  phase b 5100..5200 phase.kind=linear_eval step.reached=10 attempts=1 outcome=done
+    attempt 5100..5200 attempt=2 world=1 workers=w1 start=beginning step.from=0 step.reached=10 outcome=done
+      - 5100 placed
+      - 5200 begun
+      - 5200 checkpoint_committed
+      - 5200 finished
+      - 5200 checkpoint_verified
+      - 5200 phase_done
+");
 }
 
 #[test]
@@ -178,7 +220,23 @@ fn who_cancels_ends_all_of_it_and_who_retries_goes_on_in_the_same_trace() {
     env.do_step(Event::Retry { job: id("job-1") });
     env.pass(200);
     env.do_step(cancel());
-    assert_eq!(env.traced.tree("job-1"), "");
+    assert_eq!(env.traced.tree("job-1"), "
+job 0..400 attempts=1 outcome=cancelled
+  - 0 submitted
+  - 400 cancelled
+  phase a 0..400 phase.kind=pretrain attempts=1 outcome=cancelled
+    attempt 0..400 attempt=1 world=2 workers=w1,w2 start=beginning step.from=0 step.reached=7 outcome=cancelled
+      - 0 placed
+      - 100 begun
+      - 200 first_step
+      - 300 checkpoint_committed
+      - 300 checkpoint_verified
+      - 400 attempt_ended
+  retry 1401..1601 attempts=0 outcome=cancelled
+    - 1401 retried
+    - 1601 cancelled
+    queued 1401..1601
+");
 }
 
 #[test]
@@ -192,7 +250,25 @@ fn the_first_cause_is_the_jobs() {
         let attempt = env.job("job-1").record.last_attempt.get();
         env.say_as("w1", "job-1", attempt, 0, exited(Exit::Code(1)));
     }
-    assert_eq!(env.traced.tree("job-1"), "");
+    assert_eq!(env.traced.tree("job-1"), "
+job 0..500 attempts=3 outcome=failed (3 failures in a row without progress; attempt 1, rank 0 on w1: it broke (storage))
+  - 0 submitted
+  phase a 0..500 phase.kind=pretrain attempts=3 outcome=failed (3 failures in a row without progress; attempt 1, rank 0 on w1: it broke (storage))
+    - 100 retrying
+    - 300 retrying
+    - 500 job_failed
+    attempt 0..100 attempt=1 world=1 workers=w1 start=beginning step.reached=0 failure=storage outcome=failed (attempt 1, rank 0 on w1: it broke (storage))
+      - 0 placed
+      - 100 attempt_failed
+    attempt 200..300 attempt=2 world=1 workers=w1 start=beginning step.reached=0 failure=storage outcome=failed (attempt 2, rank 0 on w1: it broke (storage))
+      - 200 placed
+      - 300 attempt_failed
+    attempt 400..500 attempt=3 world=1 workers=w1 start=beginning step.reached=0 failure=storage outcome=failed (attempt 3, rank 0 on w1: it broke (storage))
+      - 400 placed
+      - 500 attempt_failed
+  queued 100..200
+  queued 300..400
+");
 }
 
 #[test]
@@ -210,7 +286,29 @@ fn a_change_by_plan_is_no_failure() {
         env.say("job-1", rank, held(8));
     }
     end(&mut env, 8);
-    assert_eq!(env.traced.tree("job-1"), "");
+    assert_eq!(env.traced.tree("job-1"), "
+job 0..800 attempts=2 outcome=succeeded
+  - 0 submitted
+  - 800 job_succeeded
+  phase a 0..800 phase.kind=pretrain step.reached=10 attempts=2 outcome=done
+    attempt 0..500 attempt=1 world=2 workers=w1,w2 start=beginning step.from=0 step.reached=8 outcome=planned
+      - 0 placed
+      - 100 begun
+      - 200 first_step
+      - 300 checkpoint_committed
+      - 300 checkpoint_verified
+      - 400 scaled
+      - 400 leaving
+      - 500 attempt_ended
+    attempt 500..800 attempt=2 world=1 workers=w1 start=memory step.from=8 step.reached=10 outcome=done
+      - 500 placed
+      - 600 begun
+      - 700 first_step
+      - 800 checkpoint_committed
+      - 800 finished
+      - 800 checkpoint_verified
+      - 800 phase_done
+");
 }
 
 #[test]
@@ -222,7 +320,26 @@ fn a_batch_that_is_skipped_stands_with_its_phase() {
     env.pass(100);
     env.say("job-1", 0, not_finite(3));
     end(&mut env, 0);
-    assert_eq!(env.traced.tree("job-1"), "");
+    assert_eq!(env.traced.tree("job-1"), "
+job 0..500 attempts=2 outcome=succeeded
+  - 0 submitted
+  - 500 job_succeeded
+  phase a 0..500 phase.kind=pretrain step.reached=10 attempts=2 outcome=done
+    - 200 batch_skipped
+    - 200 retrying
+    attempt 0..200 attempt=1 world=1 workers=w1 start=beginning step.from=0 step.reached=0 failure=non_finite outcome=failed (attempt 1, rank 0 on w1: loss is not finite (non_finite))
+      - 0 placed
+      - 100 begun
+      - 200 attempt_failed
+    attempt 200..500 attempt=2 world=1 workers=w1 start=beginning step.from=0 step.reached=10 outcome=done
+      - 200 placed
+      - 300 begun
+      - 400 first_step
+      - 500 checkpoint_committed
+      - 500 finished
+      - 500 checkpoint_verified
+      - 500 phase_done
+");
 }
 
 #[test]
@@ -260,5 +377,23 @@ fn steps_before_a_restart_are_not_told_as_the_first() {
     env.save("job-1", 10);
     env.finish("job-1", 10);
     env.verify_all(None);
-    assert_eq!(env.traced.tree("job-1"), "");
+    assert_eq!(
+        env.traced.tree("job-1"),
+        "
+job 0..500 attempts=1 outcome=succeeded
+  - 0 submitted
+  - 500 job_succeeded
+  phase a 0..500 phase.kind=pretrain step.reached=10 attempts=1 outcome=done
+    attempt 0..500 attempt=1 world=2 workers=w1,w2 start=beginning step.reached=10 outcome=done
+      - 0 placed
+      - 100 begun
+      - 300 checkpoint_committed
+      - 300 checkpoint_verified
+      - 400 reattached
+      - 500 checkpoint_committed
+      - 500 finished
+      - 500 checkpoint_verified
+      - 500 phase_done
+"
+    );
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::metrics::Port;
+use crate::traces::Exporter;
 use crate::{driver, grpc};
 
 /// How long open requests may take once the end is asked for.
@@ -22,9 +23,11 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     // The server first, then the owner: requests that are in are still answered.
     let (stop_server, stop_owner) = (CancellationToken::new(), CancellationToken::new());
+    let (exporter, outlet) = config.otlp_endpoint.map(Exporter::start).unzip();
     let options = driver::Options {
         data_dir: config.data_dir.clone(),
         settings: config.settings,
+        traces: outlet,
     };
     // Whoever watches may look from the first moment on: opening a large database takes its time.
     let port = Arc::new(Port::default());
@@ -68,5 +71,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("requests were still open after {DRAIN:?}");
     }
     stop_owner.cancel();
-    owner.await.context("stop the owner")
+    let ended = owner.await.context("stop the owner");
+    if let Some(exporter) = exporter {
+        exporter.flush().await;
+    }
+    ended
 }

@@ -4,16 +4,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use diptych_common::settings::{DurationText, Effective, Environment, Layers, Problems};
+use diptych_common::settings::{
+    DurationText, Effective, Environment, Layers, Problems, without_password,
+};
 use diptych_common::telemetry::{LogFormat, parse_filter};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tonic::codegen::http::Uri;
 
 use crate::core::Settings;
 
 /// Where the coordinator listens unless told otherwise: this machine only.
 const LISTEN: &str = "127.0.0.1:7654";
 const METRICS: &str = "0.0.0.0:9464";
+const OTLP: &str = "http://collector:4317";
 
 /// Flags. Each setting may also stand in the file by the same word, and in the environment as `DIPTYCH_` and that word in
 /// capitals: `--data-dir`, `data-dir = "…"`, `DIPTYCH_DATA_DIR`.
@@ -31,6 +35,9 @@ pub struct Flags {
     /// Address of `/healthz`, `/readyz` and `/metrics` [default: they are not served].
     #[arg(long, value_name = "HOST:PORT")]
     pub metrics_listen: Option<String>,
+    /// OTLP/gRPC collector that is sent a trace of every job, e.g. `http://collector:4317` [default: there are no traces].
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
     /// Directory of the database and the logs; made if it is not there [default: ./diptych-data].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -89,6 +96,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where to answer those who watch the process.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where the jobs' traces go.
+    pub otlp_endpoint: Option<Uri>,
     /// The data directory.
     pub data_dir: PathBuf,
     /// Where to write the bound port.
@@ -121,6 +130,7 @@ impl Config {
                 .map_err(|_| format!("{text:?} is not an address such as {LISTEN}"))
         });
         let metrics_listen = layers.address("metrics-listen", METRICS);
+        let otlp_endpoint = layers.optional("otlp-endpoint", collector);
         let data_dir = layers.text("data-dir", "diptych-data").into();
         let port_file = layers.optional("port-file", |text| Ok(text.into()));
         let log_format = layers.value("log-format", LogFormat::default(), str::parse);
@@ -161,6 +171,7 @@ impl Config {
         Ok(Self {
             listen,
             metrics_listen,
+            otlp_endpoint,
             data_dir,
             port_file,
             log_format,
@@ -169,6 +180,31 @@ impl Config {
             effective,
         })
     }
+}
+
+/// A collector's address.
+fn collector(text: &str) -> Result<Uri, String> {
+    let read = text.parse::<Uri>().ok();
+    if read.as_ref().and_then(Uri::scheme_str) == Some("https") {
+        return Err(format!(
+            "this version has no TLS: name a collector on a network that you trust, such as {OTLP}, which may pass traces on"
+        ));
+    }
+    let bare = |uri: &Uri| {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        uri.scheme_str() == Some("http")
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.port_u16().is_some()
+            && !authority.contains('@')
+            && matches!(
+                uri.path_and_query().map(|path| path.as_str()),
+                None | Some("/")
+            )
+    };
+    read.filter(bare).ok_or_else(|| {
+        let shown = without_password(text);
+        format!("{shown:?} is not the address and port of a collector such as {OTLP}")
+    })
 }
 
 #[cfg(test)]
@@ -246,6 +282,37 @@ mod tests {
             problems.starts_with("metrics-listen: is 127.0.0.1:7654"),
             "{problems}"
         );
+    }
+
+    #[test]
+    fn a_collector_is_an_address_and_a_port_without_tls() {
+        for good in [OTLP, "http://10.0.0.1:4317/", "http://[::1]:4317"] {
+            let given = [("DIPTYCH_OTLP_ENDPOINT", good)];
+            let config = load(&Flags::default(), &given).unwrap();
+            assert_eq!(config.otlp_endpoint, Some(good.parse().unwrap()));
+        }
+        assert_eq!(load(&Flags::default(), &[]).unwrap().otlp_endpoint, None);
+        for (bad, words) in [
+            ("https://collector:4317", "has no TLS"),
+            ("http://collector", "not the address and port"),
+            ("collector:4317", "not the address and port"),
+            (
+                "http://collector:4317/v1/traces",
+                "not the address and port",
+            ),
+            (
+                "http://me:secret@collector:4317",
+                "\"http://…@collector:4317\"",
+            ),
+            ("http://:4317", "not the address and port"),
+            ("grpc://collector:4317", "not the address and port"),
+            ("nowhere", "not the address and port"),
+        ] {
+            let given = [("DIPTYCH_OTLP_ENDPOINT", bad)];
+            let problems = load(&Flags::default(), &given).unwrap_err();
+            assert!(problems.starts_with("otlp-endpoint: "), "{problems}");
+            assert!(problems.contains(words), "{words}\n{problems}");
+        }
     }
 
     #[test]

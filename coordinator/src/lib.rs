@@ -11,6 +11,7 @@ pub mod core; // the state, and one event's way through the folders above
 pub mod store; // what outlives the process
 pub mod driver; // the owner task: events in, commit, effects out
 pub mod metrics; // what Prometheus is told
+pub mod traces; // what a collector of traces is told
 pub mod config; // settings of the process
 pub mod app; // start, serve, stop
 pub mod restore; // the way back from a backup

@@ -5,6 +5,7 @@
 pub mod process; // one program: started, watched, killed
 pub mod proxy; // wires that are cut, frozen and slowed
 pub mod s3; // a bucket
+pub mod collector; // who takes traces
 pub mod ledger; // every committed step, from the ranks' logs
 pub mod chaos; // faults at random, and what became of them
 pub mod outage; // the coordinator away, at chosen moments

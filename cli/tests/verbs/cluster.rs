@@ -26,6 +26,7 @@ impl Cluster {
                 settle: Duration::ZERO,
                 ..Settings::default()
             },
+            traces: None,
         };
         let (handle, _) = driver::start(options, stop.clone()).await.unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();

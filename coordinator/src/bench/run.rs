@@ -81,6 +81,7 @@ impl Coordinator {
         let options = driver::Options {
             data_dir: dir.to_owned(),
             settings,
+            traces: None,
         };
         let (handle, owner) = driver::start(options, stop.clone()).await?;
         let serving = grpc::serve(handle, "127.0.0.1:0".parse()?, stop.clone()).await?;

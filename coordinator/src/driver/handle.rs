@@ -15,6 +15,7 @@ use super::outbox::Outbox;
 use crate::core::{Answer, Event, Mono, Refusal, SessionId, Settings, State};
 use crate::metrics::{CallTimes, Measured};
 use crate::store::{History, Logs};
+use crate::traces::Counts;
 
 /// What the owner takes.
 pub(super) enum Message {
@@ -62,6 +63,7 @@ pub struct Handle {
     pub(super) shown: Effective,
     pub(super) logs: Logs,
     pub(super) measured: Measured,
+    pub(super) traced: Option<Counts>,
     pub(super) calls: CallTimes,
 }
 
@@ -183,6 +185,11 @@ impl Handle {
     /// What was counted.
     pub fn measured(&self) -> &Measured {
         &self.measured
+    }
+
+    /// What became of the jobs' traces, where they go anywhere.
+    pub fn traced(&self) -> Option<&Counts> {
+        self.traced.as_ref()
     }
 
     /// How long answers took.

@@ -20,11 +20,10 @@ use super::handle::{Handle, Message, Watches, WishError};
 use super::outbox::Outboxes;
 use super::sweeper;
 use crate::assign;
-use crate::core::{
-    Answer, Change, Effect, Event, Mono, Now, Outcome, Settings, State, UnixMs, apply,
-};
+use crate::core::{Answer, Effect, Event, Mono, Now, Outcome, Settings, State, UnixMs, apply};
 use crate::metrics::{CallTimes, Measured, Measurements};
 use crate::store::{Batch, History, Journal, Logs, Point, Store, StoreError};
+use crate::traces::{Outlet, Tracer};
 
 /// Messages that wait for the owner before senders do.
 const WAITING: usize = 4096;
@@ -48,6 +47,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// How long the core waits for what.
     pub settings: Settings,
+    /// Where the jobs' traces go, if anywhere.
+    pub traces: Option<Outlet>,
 }
 
 /// What the owner stands on.
@@ -83,6 +84,7 @@ struct Owner {
     again: Again,
     store_failed: bool,
     measured: Measured,
+    tracer: Option<Tracer>,
     blocked_since: Instant,
 }
 
@@ -130,6 +132,10 @@ pub async fn start_on(
     let stored = (stored.jobs, stored.workers);
     let mut state = assign::restored(options.settings, stored, Mono::default());
     recall(&mut state, &*reader).await?;
+    let tracer = match options.traces {
+        Some(outlet) => Some(Tracer::recalled(outlet, &state, &*reader).await?),
+        None => None,
+    };
     let (sender, messages) = mpsc::channel(WAITING);
     let sweep = Arc::new(Notify::new());
     let handle = Handle {
@@ -143,6 +149,7 @@ pub async fn start_on(
         shown: Effective::default(),
         logs: Logs::new(&options.data_dir),
         measured: Measured::new(Measurements::new(&state, Mono::default())),
+        traced: tracer.as_ref().map(|tracer| tracer.counts().clone()),
         calls: CallTimes::new(),
     };
     let started = Instant::now();
@@ -161,6 +168,7 @@ pub async fn start_on(
         again: Again::default(),
         store_failed: false,
         measured: handle.measured.clone(),
+        tracer,
         blocked_since: started,
     };
     tokio::spawn(sweeper::run(handle.clone(), sweep));
@@ -291,10 +299,13 @@ impl Owner {
         }
         let committed = self.commit(&mut outcomes).await;
         match &committed {
-            Ok(changes) => {
+            Ok(batch) => {
                 let mut measured = self.measured.lock();
-                measured.take(&self.state, &outcomes, changes, now.mono);
+                measured.take(&self.state, &outcomes, &batch.changes, now.mono);
                 drop(measured);
+                if let Some(tracer) = &mut self.tracer {
+                    tracer.take(&self.state, &outcomes, &batch.happened, now.wall);
+                }
                 self.let_go(outcomes, waiting);
             }
             Err(error) => {
@@ -332,7 +343,7 @@ impl Owner {
     }
 
     /// What became different, once it is durable.
-    async fn commit(&mut self, outcomes: &mut [Outcome]) -> Result<Vec<Change>, StoreError> {
+    async fn commit(&mut self, outcomes: &mut [Outcome]) -> Result<Batch, StoreError> {
         let mut fresh = Vec::new();
         let mut batch = Batch {
             changes: self.state.changes(),
@@ -372,7 +383,7 @@ impl Owner {
             self.points.drain(..self.points.len() - POINTS);
         }
         if !needed {
-            return Ok(Vec::new());
+            return Ok(batch);
         }
         batch.points = std::mem::take(&mut self.points);
         let since = Instant::now();
@@ -388,7 +399,7 @@ impl Owner {
                 }
                 self.watch_tell(&batch);
                 Self::log(&batch);
-                Ok(batch.changes)
+                Ok(batch)
             }
             Err(error) => {
                 // This batch's own points come again with its reports.

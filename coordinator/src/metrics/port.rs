@@ -9,6 +9,7 @@ use diptych_proto::PROTOCOL;
 use super::gauges;
 use crate::core::UnixMs;
 use crate::driver::Handle;
+use crate::traces::Counts;
 
 /// What the operations port says of a coordinator: that it starts, until it is opened.
 #[derive(Debug, Default)]
@@ -48,6 +49,7 @@ impl Watched for Port {
         families.extend(gauges);
         families.extend(handle.measured().lock().families(now));
         families.push(handle.calls().family());
+        families.extend(handle.traced().map(Counts::family));
         Ok(families)
     }
 }

@@ -16,6 +16,7 @@ use diptych_coordinator::core::{
 use diptych_coordinator::metrics::Measurements;
 use diptych_coordinator::store::Stored;
 
+use crate::traced::Traced;
 use crate::words::{exited, finished, id, ready, worker};
 
 /// A state, its store as a model, and the time.
@@ -36,6 +37,7 @@ pub(crate) struct Env {
     /// Events are not put into words: there are too many.
     pub(crate) brief: bool,
     pub(crate) measurements: Measurements,
+    pub(crate) traced: Traced,
 }
 
 impl Env {
@@ -49,6 +51,7 @@ impl Env {
         let state = State::new(settings);
         Self {
             measurements: Measurements::new(&state, Mono::default()),
+            traced: Traced::default(),
             state,
             stored: Stored::default(),
             orders: Vec::new(),
@@ -94,6 +97,10 @@ impl Env {
 
     /// One event, and the placement that follows it.
     pub(crate) fn step(&mut self, event: Event) -> Result<Answer, Refusal> {
+        if matches!(event, Event::Retry { .. }) {
+            // Whoever retries has had an answer to what came before.
+            self.at += Duration::from_millis(1);
+        }
         let outcome = self.one(event)?;
         let answer = self.take(outcome);
         let placed = self.one(Event::Place).expect("placing is never refused");
@@ -122,9 +129,10 @@ impl Env {
             "refused, yet changed: {what}"
         );
         if let Ok(outcome) = &result {
-            let outcome = std::slice::from_ref(outcome);
+            let outcomes = std::slice::from_ref(outcome);
             self.measurements
-                .take(&self.state, outcome, &changes, now.mono);
+                .take(&self.state, outcomes, &changes, now.mono);
+            self.traced.take(&self.state, outcome, &changes, now.wall);
         }
         for change in changes {
             self.stored.take(change);
@@ -387,6 +395,7 @@ impl Env {
         let stored = (self.stored.jobs.clone(), self.stored.workers.clone());
         self.state = assign::restored(*self.state.settings(), stored, Mono::new(self.at));
         self.measurements = Measurements::new(&self.state, Mono::new(self.at));
+        self.traced.restart(&self.state);
         self.sessions.clear();
         self.opened.clear();
         self.orders.clear();

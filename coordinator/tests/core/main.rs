@@ -15,6 +15,7 @@ mod best; // the best checkpoint as a phase's result
 mod recovery; // survivors, their state, and what they lack
 mod planned; // growth, scaling, draining, preemption
 mod measured; // what is counted of all that
+mod traced; // what a collector of traces is told of it
 mod devices; // some cannot be used
 mod wishes; // submit twice, cancel, retry, delete, pin, explain
 mod storm; // a whole cluster, in bad weather

@@ -21,7 +21,7 @@ impl Env {
         text(self.measurements.families(now)).expect("it is written")
     }
 
-    fn pass(&mut self, ms: u64) {
+    pub(crate) fn pass(&mut self, ms: u64) {
         self.at += Duration::from_millis(ms);
     }
 }

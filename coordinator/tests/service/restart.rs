@@ -124,6 +124,7 @@ async fn a_data_directory_has_one_coordinator() {
     let options = Options {
         data_dir: dir.path().to_owned(),
         settings: Default::default(),
+        traces: None,
     };
     let refused = start(options, CancellationToken::new())
         .await

@@ -40,6 +40,7 @@ pub(crate) async fn coordinator(world: Arc<World>, dir: Arc<Path>) -> turmoil::R
             suspect_after: 0,
             ..Settings::default()
         },
+        traces: None,
     };
     let ground = Ground {
         journal: Box::new(Disk(Arc::clone(&world))),

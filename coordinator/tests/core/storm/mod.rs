@@ -136,6 +136,9 @@ impl Storm {
             );
             self.tick();
         }
+        for job in JOBS {
+            self.env.traced.check(&id(job));
+        }
     }
 
     fn agent(&mut self, name: &str) -> &mut Agent {

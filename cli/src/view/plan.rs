@@ -202,12 +202,13 @@ fn memory(phase: &PhasePlan, out: &mut dyn Write) -> io::Result<()> {
     properties(out, &rows)
 }
 
-fn parts(memory: &Memory) -> [(&'static str, u64); 15] {
+fn parts(memory: &Memory) -> [(&'static str, u64); 17] {
     [
         ("  weights", memory.weights),
         ("  gradients", memory.gradients),
         ("  optimiser", memory.optimizer),
         ("  images of the step", memory.batch),
+        ("  resident images", memory.resident),
         ("  activations", memory.activations),
         ("  workspace", memory.workspace),
         ("  allocator's slack", memory.slack),
@@ -217,7 +218,8 @@ fn parts(memory: &Memory) -> [(&'static str, u64); 15] {
         ("  making the weights beside that", memory.start),
         ("  snapshot for checkpoints", memory.snapshot),
         ("  steps loaded ahead", memory.prefetch),
-        ("  images and index kept", memory.images),
+        ("  images kept", memory.images),
+        ("  index of the data", memory.index),
         ("  program and libraries", memory.program),
     ]
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::spec::{JobSpec, PhaseSpec, Precision};
+use crate::spec::{JobSpec, PhaseSpec, Precision, ViewsOn};
 use crate::units::Bytes;
 
 use super::facts::Facts;
@@ -12,6 +12,8 @@ use super::outline::Outline;
 /// What makes a phase hold less. All but [`Change::Groups`] and [`Change::Bf16`] leave the mathematics as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
+    /// Keep no training images with the device.
+    NotResident,
     /// Hold fewer batch-norm groups at once.
     MicroBatchGroups(u32),
     /// Share the batch out among more ranks.
@@ -53,6 +55,11 @@ fn changes_of(
             .memory(phase.micro_batch_groups)
     };
     let mut changes = Vec::new();
+    if phase.augment.place == ViewsOn::Resident {
+        let mut crops = phase.clone();
+        crops.augment.place = ViewsOn::Device;
+        changes.extend(fits(&memory(&crops, ranks)).then_some(Change::NotResident));
+    }
     let at_once = divisors(phase.groups)
         .rev()
         .filter(|groups| *groups < phase.micro_batch_groups);
@@ -105,8 +112,8 @@ pub struct Tight {
 }
 
 /// How many batch-norm groups a phase holds at once within `limit`: `given`, or as many as fit. A step on the fewest ranks
-/// counts, where a rank's share is largest; evaluations and kept images do not, because they depend on the data and not on
-/// this.
+/// counts, where a rank's share is largest; evaluations and images that are kept or resident do not, because they depend on
+/// the data and not on this.
 ///
 /// # Errors
 /// [`Tight`] where it does not fit.
@@ -120,6 +127,7 @@ pub fn groups_at_once(
     outline.eval = None;
     outline.evaluations = 0;
     outline.train.images = 0;
+    outline.images = 0;
     let ranks = phase.gang.min;
     let needed = |groups| Bytes::new(outline.setting(phase, ranks).memory(groups).device);
     let mut fewest = phase.groups;
@@ -160,6 +168,7 @@ fn divisors(of: u32) -> impl DoubleEndedIterator<Item = u32> {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotResident => write!(f, "`augment.place: device` (the same views)"),
             Self::MicroBatchGroups(groups) => write!(
                 f,
                 "`micro_batch_groups: {groups}` (the same result, at the cost of time)"

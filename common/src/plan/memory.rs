@@ -11,7 +11,7 @@ use std::ops::Add;
 use serde::Serialize;
 
 use crate::network::{Operation, features};
-use crate::spec::{Device, PhaseKind, PhaseSpec, Precision, Source};
+use crate::spec::{Device, PhaseKind, PhaseSpec, Precision, Source, ViewsOn};
 
 use super::facts::DataFacts;
 use super::layout::Share;
@@ -56,6 +56,8 @@ pub struct Memory {
     pub optimizer: u64,
     /// Images of the whole step.
     pub batch: u64,
+    /// Decoded training images that stay with the device (`augment.place: resident`).
+    pub resident: u64,
     /// What one micro-batch keeps for backward.
     pub activations: u64,
     /// Gradients of activations and what an operation needs meanwhile, beyond what backward has let go by then.
@@ -76,8 +78,10 @@ pub struct Memory {
     pub snapshot: u64,
     /// Host: steps that the loader makes ahead.
     pub prefetch: u64,
-    /// Host: images and index kept in memory.
+    /// Host: images kept in memory, and resident images on their way to a GPU.
     pub images: u64,
+    /// Host: what is known of every sample.
+    pub index: u64,
     /// All of it, or with a GPU what the device holds.
     pub device: u64,
     /// What the host holds, where that is not the device.
@@ -91,6 +95,8 @@ pub(super) struct Setting<'a> {
     pub(super) networks: &'a Networks,
     pub(super) train: &'a DataFacts,
     pub(super) eval: Option<&'a DataFacts>,
+    /// Training images that the phase uses.
+    pub(super) images: u64,
     /// Steps of the phase.
     pub(super) steps: u64,
     /// Whether evaluations come between them.
@@ -166,11 +172,13 @@ impl Setting<'_> {
             gradients: sizes.weight * self.networks.trained(),
             optimizer: sizes.weight * optimizer,
             batch: sizes.weight * pixels * rows,
+            resident: self.resident(),
             activations: kept.total() + copied,
             workspace: peak.total() - kept.total() + sizes.weight * own.largest(),
             snapshot: sizes.weight * (state / u64::from(self.ranks) + own.largest()),
             prefetch: LOADED.min(self.steps) * (4 * pixels * rows + stored),
-            images: self.train.in_memory() + self.eval.map_or(0, DataFacts::in_memory),
+            images: self.train.kept() + self.eval.map_or(0, DataFacts::kept),
+            index: INDEX_ENTRY * (self.train.images + self.eval.map_or(0, |eval| eval.images)),
             program: PROGRAM,
             ..Memory::default()
         };
@@ -192,7 +200,8 @@ impl Setting<'_> {
             Device::Cpu => {
                 let small = peak.small + evaluation.small;
                 memory.evaluation = evaluation.small + evaluation.large.saturating_sub(peak.large);
-                memory.start = start;
+                // Originals are collected in one large block, in place of a step.
+                memory.start = start + memory.resident.saturating_sub(memory.step());
                 let slack = match (self.networks.whole, self.evaluated) {
                     (false, _) => SLACK_FROZEN,
                     (true, true) => SLACK_EVALUATED,
@@ -204,9 +213,18 @@ impl Setting<'_> {
                 let step = memory.step();
                 memory.evaluation = evaluation.total().saturating_sub(step);
                 memory.start = start.saturating_sub(step + memory.evaluation);
+                memory.images += memory.resident;
             }
         }
         memory.total(device)
+    }
+
+    /// Every rank may need any sample: each holds all that the phase uses.
+    fn resident(&self) -> u64 {
+        match self.phase.augment.place {
+            ViewsOn::Resident => self.images * self.train.decoded_bytes,
+            ViewsOn::Host | ViewsOn::Device => 0,
+        }
     }
 
     fn evaluation(&self, sizes: Sizes) -> Blocks {
@@ -264,9 +282,9 @@ impl Memory {
 
     /// Adds up.
     fn total(self, device: Device) -> Self {
-        let state = self.weights + self.gradients + self.optimizer + self.batch;
+        let state = self.weights + self.gradients + self.optimizer + self.batch + self.resident;
         let busy = self.step() + self.slack + self.evaluation + self.start;
-        let host = self.snapshot + self.prefetch + self.images;
+        let host = self.snapshot + self.prefetch + self.images + self.index;
         match device {
             Device::Cpu => Self {
                 device: state + busy + host + self.program,
@@ -414,14 +432,14 @@ impl Walk {
 }
 
 impl DataFacts {
-    /// Decoded images, row groups and index.
-    fn in_memory(&self) -> u64 {
+    /// Decoded images and row groups.
+    fn kept(&self) -> u64 {
         let kept = |mean: u64| (self.images * mean).min(KEPT_IMAGES);
         let row_groups = if self.row_groups {
             kept(self.stored_bytes)
         } else {
             0
         };
-        kept(self.decoded_bytes) + row_groups + self.images * INDEX_ENTRY
+        kept(self.decoded_bytes) + row_groups
     }
 }

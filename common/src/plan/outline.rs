@@ -47,6 +47,7 @@ impl Outline {
             networks: &self.networks,
             train: &self.train,
             eval: self.eval.as_ref(),
+            images: self.images,
             steps: self.steps,
             evaluated: self.evaluations > 1,
             ranks,

@@ -33,8 +33,11 @@ pub enum ViewsOn {
     /// By the threads that decode.
     #[default]
     Host,
-    /// On the device that trains, from decoded images.
+    /// On the device that trains, from what the threads decode.
     Device,
+    /// On the device that trains, from originals that stay in its memory: every rank decodes its data once, when the
+    /// phase starts.
+    Resident,
 }
 
 /// Whose operations make a view. The two differ in how crops are drawn, in resizing, in contrast and saturation, and in

@@ -377,8 +377,9 @@ draft! {
         /// step have one, all second views another, as in the official code).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub blur_sigma: Option<String>,
-        /// Where views are made: `host` (default), by the threads that decode, or `device`, from decoded images, with the
-        /// same random numbers and the same operations.
+        /// Where views are made: `host` (default), by the threads that decode; `device`, from decoded images; or
+        /// `resident`, on the device from images that are decoded once and stay in its memory. Random numbers and
+        /// operations are the same.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub place: Option<String>,
     }

@@ -359,7 +359,7 @@ const CORRUPTIONS: &[(&str, &str, &str)] = &[
     (
         "phases[0].augment.place=gpu",
         "phases[0].augment.place",
-        "device",
+        "`resident`",
     ),
     (
         "phases[0].max_bad_images=2",

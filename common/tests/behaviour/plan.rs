@@ -147,9 +147,38 @@ fn what_a_peak_is_made_of_adds_up() {
     let memory = world(&phase_of(&spec, &h100()), 64).memory;
     let step = memory.activations + memory.workspace + memory.embeddings + memory.loss;
     let state = memory.weights + memory.gradients + memory.optimizer + memory.batch;
+    assert_eq!(memory.resident, 0);
     let beside = memory.slack + memory.evaluation + memory.start + memory.program;
     assert_eq!(memory.device, state + step + beside);
-    assert!(memory.host >= memory.snapshot + memory.prefetch + memory.images);
+    assert!(memory.host >= memory.snapshot + memory.prefetch + memory.images + memory.index);
+}
+
+#[test]
+fn resident_images_stay_with_every_rank() {
+    let field = |place: &str| {
+        format!("batch: 512, steps: 2, probe: false, augment: {{ image_size: 32, place: {place} }}")
+    };
+    let of = |place: &str| {
+        let network = "encoder: { depth: 18, stem: cifar }";
+        let resources = "device: cuda, ranks: { min: 1, max: 4 }";
+        job(network, &field(place), resources)
+    };
+    let (crops, resident) = (of("device"), of("resident"));
+    let bytes = 50_000 * 3 * 32 * 32;
+    for ranks in [1, 4] {
+        let [crops, resident] = [&crops, &resident].map(|spec| {
+            let phase = phase_of(spec, &h100());
+            world(&phase, ranks).memory
+        });
+        assert_eq!((crops.resident, resident.resident), (0, bytes));
+        assert_eq!(resident.device, crops.device + bytes);
+        assert_eq!(resident.host, crops.host + bytes, "on their way");
+    }
+    let memory = |spec: &JobSpec| rank_memory(spec, &spec.phases()[0], &Facts::default(), 1);
+    let limit = memory(&crops).device;
+    let fits = |memory: &Memory| memory.device <= limit;
+    let found = changes(&resident, &resident.phases()[0], &Facts::default(), 1, fits);
+    assert_eq!(found[0], Change::NotResident);
 }
 
 #[test]

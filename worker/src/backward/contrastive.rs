@@ -1,8 +1,8 @@
 use diptych_common::spec::NtXentSpec;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{MicroBatch, run_backward};
-use crate::collective::Gang;
+use crate::collective::{Collective, Gang};
 use crate::device::StepError;
 use crate::encode::{Mode, TrainMode};
 use crate::gather::RowOrder;
@@ -66,17 +66,16 @@ pub fn contrastive_step(
     let mode = |batch: &MicroBatch, stage| {
         TrainMode::new(batch.group_rows.clone(), stage, channel.clone())
     };
-    let labelled = count_labelled(model, micro_batches, step)?;
-    let mut probe = ProbeSums::default();
+    let mut probe = Probe::start(model, micro_batches, channel.as_ref())?;
 
     if let [batch] = micro_batches {
         let mode = mode(batch, true);
         let outputs = model.forward(&batch.images, Mode::Train(&mode))?;
         let found = step.nt_xent(outputs.top()?)?;
-        let probe_loss = probe.add(model, &outputs, batch, labelled)?;
+        let probe_loss = Probe::add(&mut probe, model, &outputs, batch)?;
         buckets.arm();
         backward(&outputs, &found.gradient, probe_loss.as_ref(), &mode)?;
-        return finish(buckets, step, found, probe, labelled);
+        return finish(buckets, step, &found, probe);
     }
 
     let rows: Result<Vec<Tensor>, StepError> = micro_batches
@@ -95,13 +94,13 @@ pub fn contrastive_step(
         let rows = batch.images.size()[0];
         let gradient = found.gradient.f_narrow(0, start, rows)?;
         start += rows;
-        let probe_loss = probe.add(model, &outputs, batch, labelled)?;
+        let probe_loss = Probe::add(&mut probe, model, &outputs, batch)?;
         if index + 1 == micro_batches.len() {
             buckets.arm();
         }
         backward(&outputs, &gradient, probe_loss.as_ref(), &mode)?;
     }
-    finish(buckets, step, found, probe, labelled)
+    finish(buckets, step, &found, probe)
 }
 
 fn backward(
@@ -116,49 +115,21 @@ fn backward(
     run_backward(&roots, mode)
 }
 
-/// Labelled rows of all ranks, where there is a probe to train on them.
-fn count_labelled(
-    model: &Model,
-    batches: &[MicroBatch],
-    step: &Contrastive<'_>,
-) -> Result<f64, StepError> {
-    if !model.has_probe() {
-        return Ok(0.0);
-    }
-    let mut count = 0;
-    for labels in batches.iter().filter_map(|batch| batch.labels.as_ref()) {
-        count += labels.f_ge(0)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
-    }
-    let mut total = Tensor::f_from_slice(&[count as f64])?.f_to_device(model.compute().device)?;
-    step.gang.statistics.all_reduce(&mut total)?;
-    Ok(total.f_double_value(&[0])?)
-}
-
+/// Everything is on its way: only now the host waits for the device.
 fn finish(
     buckets: &mut Buckets,
     step: &Contrastive<'_>,
-    found: NtXent,
-    probe: ProbeSums,
-    labelled: f64,
+    found: &NtXent,
+    probe: Option<Probe>,
 ) -> Result<ContrastiveOutput, StepError> {
     let reduced = buckets.finish()?;
-    let probe = if labelled > 0.0 {
-        let mut sums = Tensor::f_from_slice(&[probe.loss, probe.correct])?
-            .f_to_device(found.gradient.device())?;
-        step.gang.statistics.all_reduce(&mut sums)?;
-        let (loss, correct) = (sums.f_double_value(&[0])?, sums.f_double_value(&[1])?);
-        Some(ProbeOutput {
-            loss,
-            accuracy: correct / labelled,
-        })
-    } else {
-        None
-    };
+    let probe = probe.map(|probe| probe.finish(step.gang.statistics.as_ref()));
+    let figures = found.figures()?;
     Ok(ContrastiveOutput {
-        loss: found.loss,
-        accuracy: found.accuracy,
-        entropy: found.entropy,
-        probe,
+        loss: figures.loss,
+        accuracy: figures.accuracy,
+        entropy: figures.entropy,
+        probe: probe.transpose()?.flatten(),
         reduced,
     })
 }
@@ -170,41 +141,70 @@ impl Contrastive<'_> {
     }
 }
 
-/// This rank's share of the probe's figures.
-#[derive(Default)]
-struct ProbeSums {
-    loss: f64,
-    correct: f64,
+/// The linear probe of a step, on the device.
+struct Probe {
+    /// Labelled rows of all ranks, `[1]` of f64.
+    labelled: Tensor,
+    /// This rank's share of loss and hits, `[2]` of f64.
+    sums: Tensor,
 }
 
-// === impl ProbeSums ===
+// === impl Probe ===
 
-impl ProbeSums {
-    /// The probe's share of the global mean cross-entropy, with a graph.
+impl Probe {
+    /// Counts the labelled rows of all ranks, where there is a probe to train on them.
+    fn start(
+        model: &Model,
+        batches: &[MicroBatch],
+        channel: &dyn Collective,
+    ) -> Result<Option<Self>, StepError> {
+        if !model.has_probe() {
+            return Ok(None);
+        }
+        let options = (Kind::Double, model.compute().device);
+        let mut labelled = Tensor::f_zeros([1], options)?;
+        for labels in batches.iter().filter_map(|batch| batch.labels.as_ref()) {
+            let _ = labelled.f_add_(&labels.f_ge(0)?.f_sum(Kind::Double)?)?;
+        }
+        channel.all_reduce(&mut labelled)?;
+        let sums = Tensor::f_zeros([2], options)?;
+        Ok(Some(Self { labelled, sums }))
+    }
+
+    /// A micro-batch's share of the global mean cross-entropy, with a graph.
     fn add(
-        &mut self,
+        probe: &mut Option<Self>,
         model: &Model,
         outputs: &Outputs,
         batch: &MicroBatch,
-        labelled: f64,
     ) -> Result<Option<Tensor>, StepError> {
-        let Some(labels) = &batch.labels else {
+        let (Some(probe), Some(labels)) = (probe, &batch.labels) else {
             return Ok(None);
         };
-        if labelled == 0.0 {
-            return Ok(None);
-        }
         let Some(logits) = model.probe(outputs)? else {
             return Ok(None);
         };
-        let rows = labels.f_ge(0)?.f_nonzero()?.f_squeeze_dim(1)?;
-        let (logits, labels) = (
-            logits.f_index_select(0, &rows)?,
-            labels.f_index_select(0, &rows)?,
-        );
-        let loss = cross_entropy(&logits, &labels)? / labelled;
-        self.loss += loss.f_double_value(&[])?;
-        self.correct += hits(&logits, &labels, 1)? as f64;
+        let sum = cross_entropy(&logits, labels)?;
+        let all = probe.labelled.f_clamp_min(1.0)?.f_squeeze()?;
+        let loss = sum.f_div(&all.f_to_kind(sum.kind())?)?;
+        let found = [
+            loss.f_detach()?.f_to_kind(Kind::Double)?,
+            hits(&logits, labels, 1)?,
+        ];
+        let _ = probe.sums.f_add_(&Tensor::f_stack(&found, 0)?)?;
         Ok(Some(loss))
+    }
+
+    /// What all ranks found; nothing where no row is labelled. Waits for the device.
+    fn finish(mut self, channel: &dyn Collective) -> Result<Option<ProbeOutput>, StepError> {
+        channel.all_reduce(&mut self.sums)?;
+        let all = Tensor::f_cat(&[&self.labelled, &self.sums], 0)?;
+        let mut found = [0.0f64; 3];
+        all.f_to_device(Device::Cpu)?.f_copy_data(&mut found, 3)?;
+        let [labelled, loss, correct] = found;
+        Ok((labelled > 0.0).then(|| ProbeOutput {
+            loss,
+            accuracy: correct / labelled,
+        }))
     }
 }

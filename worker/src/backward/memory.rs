@@ -124,12 +124,24 @@ impl Memory {
             })
             .collect();
         let rows = order.gather(&Tensor::f_cat(&rows?, 0)?, gang.statistics.as_ref())?;
+        *self.staged.borrow_mut() = Some(rows);
+        Ok(())
+    }
+
+    /// Whether what is staged may be committed; waits for the device.
+    ///
+    /// # Errors
+    /// [`StepError::NonFinite`]; then call [`Memory::discard_step`].
+    pub fn check(&self) -> Result<(), StepError> {
+        let staged = self.staged.borrow();
+        let Some(rows) = staged.as_ref() else {
+            return Ok(());
+        };
         if rows.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
             return Err(StepError::NonFinite {
                 tensor: "a row of the memory".to_owned(),
             });
         }
-        *self.staged.borrow_mut() = Some(rows);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::{MicroBatch, run_backward};
 use crate::collective::Gang;
@@ -12,8 +12,9 @@ use crate::reduce::{Buckets, Reduced};
 pub struct Term {
     /// A scalar with a graph, already divided by what makes its sum over micro-batches and ranks the global mean.
     pub loss: Tensor,
-    /// Counts to add up over micro-batches and ranks (hits, rows, …); as many in every term on every rank.
-    pub counts: Vec<f64>,
+    /// Numbers to add up over micro-batches and ranks (hits, rows, …), without a graph; as many in every term on every
+    /// rank.
+    pub counts: Vec<Tensor>,
 }
 
 /// What a supervised step found, the same on every rank (save `reduced`).
@@ -40,26 +41,25 @@ pub fn supervised_step(
     mut term: impl FnMut(usize, &Outputs, &MicroBatch) -> Result<Term, StepError>,
 ) -> Result<SupervisedOutput, StepError> {
     buckets.clear()?;
-    // The loss, then the counts.
-    let mut sums: Vec<f64> = vec![0.0];
+    // The loss, then the counts. They stay on the device: nobody waits for it before the last backward pass.
+    let mut sums = Tensor::f_zeros([1], (Kind::Double, model.compute().device))?;
     for (index, batch) in micro_batches.iter().enumerate() {
         let mode = TrainMode::new(batch.group_rows.clone(), true, gang.statistics.clone());
         let outputs = model.forward(&batch.images, Mode::Train(&mode))?;
         let Term { loss, counts } = term(index, &outputs, batch)?;
-        sums.resize(counts.len() + 1, 0.0);
-        let found = std::iter::once(loss.f_double_value(&[])?).chain(counts);
-        sums.iter_mut()
-            .zip(found)
-            .for_each(|(sum, count)| *sum += count);
+        let found = std::iter::once(loss.f_detach()?).chain(counts);
+        let found: Vec<Tensor> = found
+            .map(|number| number.f_to_kind(Kind::Double))
+            .collect::<Result<_, _>>()?;
+        sums = sums.f_add(&Tensor::f_stack(&found, 0)?)?;
         if index + 1 == micro_batches.len() {
             buckets.arm();
         }
         run_backward(&[(&loss, &loss.f_ones_like()?)], &mode)?;
     }
     let reduced = buckets.finish()?;
-    let mut total = Tensor::f_from_slice(&sums)?.f_to_device(model.compute().device)?;
-    gang.statistics.all_reduce(&mut total)?;
-    let mut totals = Vec::<f64>::try_from(total)?.into_iter();
+    gang.statistics.all_reduce(&mut sums)?;
+    let mut totals = Vec::<f64>::try_from(sums)?.into_iter();
     let loss = totals.next().unwrap_or(0.0);
     if !loss.is_finite() {
         return Err(StepError::NonFinite {

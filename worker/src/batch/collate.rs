@@ -36,6 +36,25 @@ pub(super) struct Pixels {
     side: usize,
 }
 
+impl RowBatch {
+    /// In memory that a CUDA device reads without a copy.
+    ///
+    /// # Errors
+    /// Out of such memory.
+    pub(super) fn pinned(self) -> Result<Self, TchError> {
+        let device = Device::Cuda(0);
+        let pinned = |labels: Tensor| labels.f_pin_memory(device);
+        Ok(Self {
+            images: match self.images {
+                Images::Views(views) => Images::Views(views.f_pin_memory(device)?),
+                Images::Crops(crops) => Images::Crops(crops.pinned(device)?),
+            },
+            labels: self.labels.map(pinned).transpose()?,
+            ..self
+        })
+    }
+}
+
 impl Images {
     /// The views on a device, of f32; made there where they are not yet.
     ///
@@ -46,18 +65,6 @@ impl Images {
             Self::Views(views) => views.f_to_device_(device, Kind::Float, true, false),
             Self::Crops(crops) => crops.render(device),
         }
-    }
-
-    /// In memory that a CUDA device reads without a copy.
-    ///
-    /// # Errors
-    /// Out of such memory.
-    pub(super) fn pinned(self) -> Result<Self, TchError> {
-        let device = Device::Cuda(0);
-        Ok(match self {
-            Self::Views(views) => Self::Views(views.f_pin_memory(device)?),
-            Self::Crops(crops) => Self::Crops(crops.pinned(device)?),
-        })
     }
 }
 

@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use diptych_common::ids::{PhaseIndex, Rank, Step};
-use diptych_common::spec::{AugmentSpec, ViewsOn};
-use diptych_images::augment::{Key, Scratch, ViewParams, augment};
+use diptych_common::spec::AugmentSpec;
+use diptych_common::units::Bytes;
+use diptych_images::augment::{Key, Scratch, ViewParams, render};
 use diptych_images::shard::{DataError, SampleId};
 use rayon::prelude::*;
+use tch::{TchError, Tensor};
 
 use super::ahead::{Ahead, Stop};
 use super::collate::{Images, Pixels, RowBatch, labels};
 use super::labels::LabelError;
 use super::order::{Blocks, Order, OrderError, OrderKey, Shortage, Stream};
-use super::source::{BadImage, BadImages, Fetched, Source};
-use super::views::{Crop, Crops};
-use super::{Layout, LayoutError};
+use super::place::{Known, Original, Place};
+use super::source::{BadImage, BadImages, Source};
+use super::views::{Crops, Cuts};
+use super::{Layout, LayoutError, Row};
 
 /// What a rank's loader makes.
 #[derive(Debug, Clone)]
@@ -30,6 +33,8 @@ pub struct LoaderOptions {
     pub views: u32,
     /// How a view is made.
     pub augment: AugmentSpec,
+    /// Where: what its `place` asks for.
+    pub place: Place,
     /// What to do with fewer samples than a batch.
     pub shortage: Shortage,
     /// Batch-norm groups per [`RowBatch`].
@@ -87,8 +92,18 @@ pub enum LoadError {
         /// The first of them, by name, with the reason.
         examples: Vec<String>,
     },
-    /// libtorch gives no memory for a step's rows.
-    #[error("the rows of a step cannot be held: {reason}")]
+    /// Images that are to be resident take more than they may.
+    #[error("{images} decoded images take {bytes}, and there is room for {most}")]
+    NoRoom {
+        /// Images looked at so far.
+        images: u64,
+        /// What they take.
+        bytes: Bytes,
+        /// What they may take.
+        most: Bytes,
+    },
+    /// libtorch gives no memory for a step's rows, or for resident images.
+    #[error("images cannot be held: {reason}")]
     Memory {
         /// What libtorch said.
         reason: String,
@@ -137,7 +152,7 @@ struct Maker {
 /// A slot with the rows that its views fill.
 struct Job<'a> {
     slot: Slot,
-    fetched: Fetched,
+    known: Known,
     views: Vec<(usize, Room<'a>)>,
 }
 
@@ -145,7 +160,7 @@ struct Job<'a> {
 enum Room<'a> {
     /// Its pixels.
     Pixels(&'a mut [f32]),
-    /// To the device, as the part of the image that becomes it.
+    /// On the device, as the part of the image that becomes it.
     Device,
 }
 
@@ -154,7 +169,7 @@ struct Made {
     sample: SampleId,
     rows: Vec<usize>,
     /// One for each of the rows, where views are made on the device.
-    crops: Vec<Crop>,
+    cuts: Cuts,
     bad: Vec<BadImage>,
 }
 
@@ -173,6 +188,7 @@ impl LoadError {
             | Self::Order(_)
             | Self::Layout(_)
             | Self::Panicked { .. }
+            | Self::NoRoom { .. }
             | Self::TooManyBad { .. } => false,
         }
     }
@@ -211,7 +227,7 @@ impl Loader {
             .collect();
         let steps = options.steps.clone().map(Step::new);
         let per_lane = layout.lane_images();
-        let reader = source.clone();
+        let (reader, place) = (source.clone(), options.place.clone());
         let read = move |step: Step| {
             let slots: Vec<Slot> = lanes
                 .iter()
@@ -224,8 +240,8 @@ impl Loader {
                 .collect();
             let samples: Vec<SampleId> =
                 slots.iter().map(|slot| reader.sample(slot.place)).collect();
-            let fetched = reader.fetch(&samples)?;
-            Ok((step, slots, fetched))
+            let known = place.know(&reader, &samples)?;
+            Ok((step, slots, known))
         };
         let ahead = options.ahead;
         let maker = Maker {
@@ -236,8 +252,8 @@ impl Loader {
             rank,
             options,
         };
-        let work = move |(step, slots, fetched): (Step, Vec<Slot>, Vec<Fetched>), stop: &Stop| {
-            maker.step(step, slots.into_iter().zip(fetched).collect(), stop)
+        let work = move |(step, slots, known): (Step, Vec<Slot>, Vec<Known>), stop: &Stop| {
+            maker.step(step, slots.into_iter().zip(known).collect(), stop)
         };
         Ok(Self {
             ahead: Ahead::start(("loader", source.stop()), ahead, steps, read, work)?,
@@ -270,10 +286,10 @@ impl Maker {
     fn step(
         &self,
         step: Step,
-        slots: Vec<(Slot, Fetched)>,
+        slots: Vec<(Slot, Known)>,
         stop: &Stop,
     ) -> Result<RankBatch, LoadError> {
-        let mut by_position: HashMap<u32, (Slot, Fetched)> = slots
+        let mut by_position: HashMap<u32, (Slot, Known)> = slots
             .into_iter()
             .map(|entry| (entry.0.position, entry))
             .collect();
@@ -283,18 +299,20 @@ impl Maker {
             let rows = self
                 .layout
                 .rows(self.rank, groups.clone(), self.options.views);
-            let on_host = self.options.augment.place == ViewsOn::Host;
-            let room = if on_host { rows.len() } else { 0 };
+            let room = match self.options.place {
+                Place::Host => rows.len(),
+                Place::Device | Place::Resident(_) => 0,
+            };
             let mut pixels = Pixels::new(room, self.options.augment.image_size as usize);
             let mut rooms = pixels.rows_mut().map(Room::Pixels);
             let mut jobs: BTreeMap<u32, Job<'_>> = BTreeMap::new();
             for (number, row) in rows.iter().enumerate() {
-                if let Some((slot, fetched)) = by_position.remove(&row.position) {
+                if let Some((slot, known)) = by_position.remove(&row.position) {
                     jobs.insert(
                         row.position,
                         Job {
                             slot,
-                            fetched,
+                            known,
                             views: Vec::new(),
                         },
                     );
@@ -314,24 +332,22 @@ impl Maker {
                     .collect::<Result<_, _>>()
             })?;
             let mut samples = vec![SampleId::new(0); rows.len()];
-            let mut crops: BTreeMap<usize, Crop> = BTreeMap::new();
+            let mut cuts = Cuts::default();
             for slot in made {
-                for &row in &slot.rows {
+                for row in slot.rows {
                     samples[row] = slot.sample;
                 }
-                crops.extend(slot.rows.into_iter().zip(slot.crops));
+                cuts.append(slot.cuts);
                 bad.extend(slot.bad);
             }
             let known: Vec<Option<u32>> = samples
                 .iter()
                 .map(|&sample| self.source.index().label(sample))
                 .collect();
-            micro_batches.push(RowBatch {
-                rows,
-                samples,
-                images: self.images(pixels, crops.into_values().collect())?,
-                labels: labels(&known),
-            });
+            let batch = self.batch(rows, samples, (pixels, cuts), labels(&known));
+            micro_batches.push(batch.map_err(|error| LoadError::Memory {
+                reason: error.to_string(),
+            })?);
         }
         Ok(RankBatch {
             step,
@@ -340,19 +356,31 @@ impl Maker {
         })
     }
 
-    /// One of the two is empty.
-    fn images(&self, pixels: Pixels, crops: Vec<Crop>) -> Result<Images, LoadError> {
-        let images = match self.options.augment.place {
-            ViewsOn::Host => Ok(Images::Views(pixels.into_tensor())),
-            ViewsOn::Device => Crops::pack(&self.options.augment, crops).map(Images::Crops),
+    /// One of `pixels` and `cuts` is empty.
+    fn batch(
+        &self,
+        rows: Vec<Row>,
+        samples: Vec<SampleId>,
+        (pixels, cuts): (Pixels, Cuts),
+        labels: Option<Tensor>,
+    ) -> Result<RowBatch, TchError> {
+        let spec = &self.options.augment;
+        let batch = RowBatch {
+            rows,
+            samples,
+            images: match &self.options.place {
+                Place::Host => Images::Views(pixels.into_tensor()),
+                Place::Device => Images::Crops(Crops::pack(spec, cuts)?),
+                Place::Resident(originals) => {
+                    Images::Crops(Crops::resident(spec, cuts, originals)?)
+                }
+            },
+            labels,
         };
-        let placed = match self.options.pinned {
-            true => images.and_then(Images::pinned),
-            false => images,
-        };
-        placed.map_err(|error| LoadError::Memory {
-            reason: error.to_string(),
-        })
+        match self.options.pinned {
+            true => batch.pinned(),
+            false => Ok(batch),
+        }
     }
 
     fn make(
@@ -363,14 +391,14 @@ impl Maker {
         stop: &Stop,
     ) -> Result<Made, LoadError> {
         let mut bad = Vec::new();
-        let (mut place, mut fetched) = (job.slot.place, job.fetched);
-        let (sample, image) = loop {
+        let (mut place, mut known) = (job.slot.place, job.known);
+        let (sample, original) = loop {
             if stop.is_stopped() {
                 return Err(LoadError::Aborted);
             }
             let sample = self.source.sample(place);
-            match self.source.image(sample, &fetched) {
-                Ok(image) => break (sample, image),
+            match known.original(&self.source, sample) {
+                Ok(original) => break (sample, original),
                 Err(reason) => bad.extend(self.bad.note(&self.source, sample, reason)?),
             }
             // The next good sample of the list, the same for any number of ranks.
@@ -382,14 +410,12 @@ impl Maker {
                 return Err(LoadError::Order(OrderError::Empty));
             }
             let next = self.source.sample(place);
-            fetched = self
-                .source
-                .fetch(&[next])?
-                .pop()
-                .unwrap_or(Fetched::Bad("was not read".to_owned()));
+            let found = self.options.place.know(&self.source, &[next])?.pop();
+            known = found.ok_or(LoadError::Order(OrderError::Empty))?;
         };
         let mut rows = Vec::with_capacity(job.views.len());
-        let mut crops = Vec::new();
+        let mut cuts = Cuts::default();
+        let (height, width) = original.size();
         for (view, (row, out)) in job.views.into_iter().enumerate() {
             let key = Key {
                 seed: self.options.seed,
@@ -400,19 +426,20 @@ impl Maker {
                 view: view as u32,
             };
             let spec = &self.options.augment;
-            match out {
-                Room::Pixels(out) => augment(&image, spec, &key, scratch, out),
-                Room::Device => {
-                    let params = ViewParams::draw(spec, &key, image.height, image.width);
-                    crops.push(Crop::of(&image, params));
+            let params = ViewParams::draw(spec, &key, height, width);
+            match (&original, out) {
+                (Original::Decoded(image), Room::Pixels(out)) => {
+                    render(image, spec, &params, scratch, out);
                 }
+                (Original::Decoded(image), Room::Device) => cuts.cut(row, image, params),
+                (Original::Resident(frame), _) => cuts.point(row, *frame, params),
             }
             rows.push(row);
         }
         Ok(Made {
             sample,
             rows,
-            crops,
+            cuts,
             bad,
         })
     }

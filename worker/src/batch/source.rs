@@ -232,12 +232,10 @@ impl Source {
     /// # Errors
     /// The reason why it is no image.
     pub(super) fn image(&self, sample: SampleId, fetched: &Fetched) -> Result<Arc<Image>, String> {
-        let bytes = match fetched {
-            Fetched::Decoded(image) => return Ok(Arc::clone(image)),
-            Fetched::Bad(reason) => return Err(reason.clone()),
-            Fetched::Encoded(bytes) => bytes,
-        };
-        let image = Arc::new(decode(bytes).map_err(|error| error.to_string())?);
+        let image = fetched.decode()?;
+        if let Fetched::Decoded(_) = fetched {
+            return Ok(image);
+        }
         let size = image.pixels.len() as u64;
         let taken = self.shared.decoded_bytes.fetch_add(size, Ordering::Relaxed);
         let room = taken + size <= DECODED_BYTES;
@@ -290,6 +288,24 @@ impl Drop for Shared {
 /// How many of `samples` images may be bad.
 pub fn most_bad(samples: u64, share: f64) -> u64 {
     (samples as f64 * share.clamp(0.0, 1.0)).floor() as u64
+}
+
+// === impl Fetched ===
+
+impl Fetched {
+    /// The image.
+    ///
+    /// # Errors
+    /// The reason why it is none.
+    pub(super) fn decode(&self) -> Result<Arc<Image>, String> {
+        match self {
+            Self::Decoded(image) => Ok(Arc::clone(image)),
+            Self::Encoded(bytes) => decode(bytes)
+                .map(Arc::new)
+                .map_err(|error| error.to_string()),
+            Self::Bad(reason) => Err(reason.clone()),
+        }
+    }
 }
 
 // === impl BadImages ===

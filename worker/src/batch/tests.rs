@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use diptych_common::ids::{PhaseIndex, Rank};
-use diptych_common::spec::{AugmentSpec, BlurSigma, DataFormat, DataSpec, Labels, ViewsOn};
+use diptych_common::spec::{AugmentSpec, BlurSigma, DataFormat, DataSpec, Labels};
+use diptych_common::units::Bytes;
 use diptych_images::augment::preprocessing;
 use diptych_images::shard::SampleId;
 use tch::Device;
 
 use super::{
-    EvalLoader, EvalOptions, Layout, LoadError, Loader, LoaderOptions, OrderError, Shortage,
-    Source, Stop, Stream,
+    EvalLoader, EvalOptions, Layout, LoadError, Loader, LoaderOptions, OrderError, Originals,
+    Place, Settling, Shortage, Source, Stop, Stream,
 };
 
 const IMAGES: usize = 30;
@@ -62,6 +64,7 @@ fn options(steps: Range<u64>) -> LoaderOptions {
             blur_sigma: BlurSigma::View,
             ..AugmentSpec::simclr_small(8)
         },
+        place: Place::Host,
         shortage: Shortage::Refuse,
         groups_at_once: 2,
         max_bad_images: 0.1,
@@ -145,22 +148,82 @@ fn views_made_on_the_device_are_the_same_rows() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let source = Source::open(&write(folder.path(), &[7]), &Stop::new()).expect("the data opens");
     let on_host = options(0..3);
-    let on_device = LoaderOptions {
-        augment: AugmentSpec {
-            place: ViewsOn::Device,
-            ..on_host.augment.clone()
-        },
+    let made = |place| LoaderOptions {
+        place,
         ..on_host.clone()
     };
     let (host, bad) = load(&source, 2, &on_host);
-    let (device, also_bad) = load(&source, 3, &on_device);
+    let (device, also_bad) = load(&source, 3, &made(Place::Device));
     assert_eq!((host.len(), &bad), (device.len(), &also_bad));
+    let originals = Originals::settle(&source, settling(0.1)).expect("they settle");
+    let resident = Place::Resident(Arc::new(originals));
+    for (world, groups_at_once) in [(1, 1), (4, 2)] {
+        let [cut, settled] = [Place::Device, resident.clone()].map(|place| {
+            let options = LoaderOptions {
+                groups_at_once,
+                ..made(place)
+            };
+            load(&source, world, &options)
+        });
+        assert!(cut == settled, "{world} ranks, {groups_at_once} at once");
+        assert_eq!(settled.1, bad);
+    }
     for (key, (sample, label, pixels)) in &host {
         let (other_sample, other_label, other) = &device[key];
         assert_eq!((sample, label), (other_sample, other_label));
         let near = pixels.iter().zip(other).all(|(a, b)| (a - b).abs() < 2e-5);
         assert!(near, "{key:?}");
     }
+}
+
+fn settling(max_bad_images: f64) -> Settling {
+    Settling {
+        device: Device::Cpu,
+        most: Bytes::new(u64::MAX),
+        max_bad_images,
+        threads: 2,
+    }
+}
+
+#[test]
+fn resident_images_are_refused_where_they_have_no_room_or_too_many_are_bad() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let open = |broken: &[usize]| {
+        Source::open(&write(folder.path(), broken), &Stop::new()).expect("the data opens")
+    };
+    let image = 3 * (SIDE * SIDE) as u64;
+    let within = |images: u64| Settling {
+        most: Bytes::new(images * image),
+        ..settling(0.1)
+    };
+    let source = open(&[2, 9]);
+    let settled = Originals::settle(&source, within(28)).expect("28 are good");
+    assert_eq!(settled.bytes(), Bytes::new(28 * image));
+    let refused = Originals::settle(&source, within(27)).expect_err("one too many");
+    assert_eq!(
+        refused,
+        LoadError::NoRoom {
+            images: 30,
+            bytes: Bytes::new(28 * image),
+            most: Bytes::new(27 * image),
+        }
+    );
+    let refused = Originals::settle(&source, settling(0.05)).expect_err("two are bad");
+    assert!(
+        matches!(
+            refused,
+            LoadError::TooManyBad {
+                bad: 2,
+                most: 1,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+    let stop = Stop::new();
+    stop.stop();
+    let refused = Originals::settle(&source.under(&stop), settling(0.1)).expect_err("stopped");
+    assert_eq!(refused, LoadError::Aborted);
 }
 
 #[test]

@@ -50,7 +50,8 @@ pub(super) fn run(args: &NtXentArgs) -> anyhow::Result<()> {
     let (mut times, mut loss) = (Vec::new(), 0.0);
     for _ in 0..=args.repeat {
         let start = Instant::now();
-        loss = nt_xent(&u, &spec, &order, None, gang.statistics.as_ref())?.loss;
+        let found = nt_xent(&u, &spec, &order, None, gang.statistics.as_ref())?;
+        loss = found.figures()?.loss;
         gpu::finish(device)?;
         times.push(start.elapsed().as_secs_f64());
     }

@@ -21,5 +21,5 @@ pub(crate) use library::{Library, Visibility, functions};
 pub use library::{LibraryError, Tried};
 pub use memory::keep_freed_memory;
 pub use settings::{Compute, Layout};
-pub(crate) use stream::memory as device_memory;
 pub use stream::{DeviceMemory, torch_version};
+pub(crate) use stream::{memory as device_memory, send};

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
-use tch::{TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 use torch_sys::C_tensor;
 
 use super::shim::{check, raw};
@@ -108,6 +108,19 @@ pub(crate) fn memory(index: usize) -> Result<DeviceMemory, TchError> {
 pub(crate) fn reset_peak(index: usize) -> Result<(), TchError> {
     // SAFETY: as in `set_device`.
     check(unsafe { diptych_cuda_reset_peak(index as c_int) })
+}
+
+/// A tensor of the host on a device. The host does not wait: to a GPU it goes by way of pinned memory, which libtorch
+/// keeps for the next one.
+pub(crate) fn send(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
+    match device {
+        Device::Cuda(_) => {
+            tensor
+                .f_pin_memory(device)?
+                .f_to_device_(device, tensor.kind(), true, false)
+        }
+        _ => tensor.f_to_device(device),
+    }
 }
 
 // === impl Stream ===

@@ -194,14 +194,13 @@ impl BatchNorm {
         for rows in groups(x, group_rows)? {
             let (mean, var) =
                 rows.f_batch_norm_update_stats(Some(&mean_kind), Some(&var_kind), 0.0)?;
-            counts.push(rows.numel() as f64 / rows.size()[1] as f64);
+            let count = rows.numel() as f64 / rows.size()[1] as f64;
+            counts.push(Tensor::f_full([1], count, (Kind::Double, x.device()))?);
             means.push(mean);
             vars.push(var);
         }
         Ok(Moments {
-            count: Tensor::f_from_slice(&counts)?
-                .f_to_device(x.device())?
-                .f_unsqueeze(1)?,
+            count: Tensor::f_stack(&counts, 0)?,
             mean: Tensor::f_stack(&means, 0)?.f_to_kind(Kind::Double)?,
             var: Tensor::f_stack(&vars, 0)?.f_to_kind(Kind::Double)?,
         })

@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use crate::batch::Layout;
 use crate::collective::Collective;
-use crate::device::StepError;
+use crate::device::{StepError, send};
 
 /// Who holds which row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl RowOrder {
         if self.canonical.iter().copied().eq(0..self.total()) {
             return Ok(rows);
         }
-        let positions = Tensor::f_from_slice(&self.canonical)?.f_to_device(rows.device())?;
+        let positions = send(&Tensor::f_from_slice(&self.canonical)?, rows.device())?;
         Ok(rows.f_empty_like()?.f_index_copy(0, &positions, &rows)?)
     }
 }

@@ -13,10 +13,10 @@
 mod queue; // the memory's rows in the denominator
 
 use diptych_common::spec::NtXentSpec;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::collective::Collective;
-use crate::device::StepError;
+use crate::device::{StepError, send};
 use crate::gather::RowOrder;
 use queue::Queue;
 
@@ -29,13 +29,20 @@ const MIN_SQUARED_NORM: f64 = 1e-12;
 /// Keeps the logarithm of the entropy finite (official code).
 const ENTROPY_EPS: f64 = 1e-8;
 
-/// The loss of one step.
+/// The loss of one step, on the device: the host has not waited for it.
 #[derive(Debug)]
 pub struct NtXent {
-    /// Times `spec.scale`; the same on every rank.
-    pub loss: f64,
     /// Gradient of the loss with respect to this rank's rows, in the order and dtype given.
     pub gradient: Tensor,
+    /// [`Figures`], `[3]` of f64.
+    figures: Tensor,
+}
+
+/// What a step is told by; the same on every rank.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    /// Times `spec.scale`.
+    pub loss: f64,
     /// Share of the first views whose most similar second view is their own.
     pub accuracy: f64,
     /// Mean entropy in nats of the first views' softmax over all second views.
@@ -70,8 +77,7 @@ struct All {
 /// memory's unit rows `[k, d]`, the same on every rank.
 ///
 /// # Errors
-/// [`StepError::Shape`] where rows do not fit the order, [`StepError::Collective`], [`StepError::NonFinite`] for a
-/// loss that is not a number, [`StepError::Torch`].
+/// [`StepError::Shape`] where rows do not fit the order, [`StepError::Collective`], [`StepError::Torch`].
 pub fn nt_xent(
     u: &Tensor,
     spec: &NtXentSpec,
@@ -113,37 +119,50 @@ pub fn nt_xent(
             all.z.f_narrow(0, 0, all.pairs)?,
             all.z.f_narrow(0, all.pairs, all.pairs)?,
         );
-        let positives =
-            (first * second).f_sum(Kind::Double)?.f_double_value(&[])? / spec.temperature;
+        let positives = (first * second).f_sum(Kind::Double)? / spec.temperature;
         let rows = order.total() as f64;
-        let loss =
-            spec.scale * (lse.f_sum(Kind::Double)?.f_double_value(&[])? - 2.0 * positives) / rows;
-        if !loss.is_finite() {
-            return Err(StepError::NonFinite {
-                tensor: "loss".to_owned(),
-            });
-        }
+        let loss = spec.scale * (lse.f_sum(Kind::Double)? - 2.0 * positives) / rows;
         let mut gradient = backward(&all, &anchors, &lse)?;
         if let Some(queue) = &queue {
             queue.repel(&mut gradient, &anchors, &lse)?;
         }
         let gradient = gradient * (spec.scale / (rows * spec.temperature));
-        let mean = |column| -> Result<f64, StepError> {
-            Ok(figures
-                .f_select(1, column)?
-                .f_sum(Kind::Double)?
-                .f_double_value(&[])?
-                / all.pairs as f64)
+        let mean = |column| -> Result<Tensor, StepError> {
+            Ok(figures.f_select(1, column)?.f_sum(Kind::Double)? / all.pairs as f64)
         };
         Ok(NtXent {
-            loss,
             gradient: unit
                 .gradient(&anchors.restore(&gradient)?)?
                 .f_to_kind(u.kind())?,
-            accuracy: mean(1)?,
-            entropy: mean(2)?,
+            figures: Tensor::f_stack(&[loss, mean(1)?, mean(2)?], 0)?,
         })
     })
+}
+
+// === impl NtXent ===
+
+impl NtXent {
+    /// Waits for the device.
+    ///
+    /// # Errors
+    /// [`StepError::NonFinite`] for a loss that is not a number, [`StepError::Torch`].
+    pub fn figures(&self) -> Result<Figures, StepError> {
+        let mut figures = [0.0f64; 3];
+        self.figures
+            .f_to_device(Device::Cpu)?
+            .f_copy_data(&mut figures, 3)?;
+        let [loss, accuracy, entropy] = figures;
+        if !loss.is_finite() {
+            return Err(StepError::NonFinite {
+                tensor: "loss".to_owned(),
+            });
+        }
+        Ok(Figures {
+            loss,
+            accuracy,
+            entropy,
+        })
+    }
 }
 
 /// Rows brought to unit length.
@@ -312,7 +331,7 @@ impl Anchors {
         let mut pairs: Vec<(i64, i64)> = canonical.iter().copied().zip(0..).collect();
         pairs.sort_unstable();
         let (positions, local): (Vec<i64>, Vec<i64>) = pairs.into_iter().unzip();
-        let index = Tensor::f_from_slice(&positions)?.f_to_device(z.device())?;
+        let index = send(&Tensor::f_from_slice(&positions)?, z.device())?;
         let scaled = z.f_index_select(0, &index)? / temperature;
         Ok(Self {
             positions,
@@ -322,7 +341,10 @@ impl Anchors {
     }
 
     fn index(&self, positions: &[i64]) -> Result<Tensor, StepError> {
-        Ok(Tensor::f_from_slice(positions)?.f_to_device(self.scaled.device())?)
+        Ok(send(
+            &Tensor::f_from_slice(positions)?,
+            self.scaled.device(),
+        )?)
     }
 
     /// `z·x/τ` of anchors `start..start + count` and every row x.

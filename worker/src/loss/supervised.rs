@@ -5,15 +5,16 @@ use tch::{Kind, Tensor};
 
 use crate::device::StepError;
 
-/// `Σ −log softmax(logits)[label]` over `[n, classes]` logits and `[n]` i64 labels.
+/// `Σ −log softmax(logits)[label]` over `[n, classes]` logits and `[n]` i64 labels; rows without one (−1) do not count.
 ///
 /// # Errors
 /// [`StepError::Torch`], for example for a label outside the classes.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor, StepError> {
-    let picked =
-        logits
-            .f_log_softmax(-1, None::<Kind>)?
-            .f_gather(1, &labels.f_unsqueeze(1)?, false)?;
+    let labels = labels.f_unsqueeze(1)?;
+    let picked = logits
+        .f_log_softmax(-1, None::<Kind>)?
+        .f_gather(1, &labels.f_clamp_min(0)?, false)?
+        .f_masked_fill(&labels.f_lt(0)?, 0.0)?;
     Ok(picked.f_sum(None::<Kind>)?.f_neg()?)
 }
 
@@ -32,15 +33,15 @@ pub fn distillation(
     Ok((targets * log_student).f_sum(None::<Kind>)?.f_neg()?)
 }
 
-/// How many rows have their label among their `k` largest logits (all of them where there are at most `k` classes).
+/// How many rows have their label among their `k` largest logits (all that have one where there are at most `k` classes): a
+/// number of f64 on the device.
 ///
 /// # Errors
 /// [`StepError::Torch`].
-pub fn hits(logits: &Tensor, labels: &Tensor, k: u32) -> Result<i64, StepError> {
+pub fn hits(logits: &Tensor, labels: &Tensor, k: u32) -> Result<Tensor, StepError> {
     let k = i64::from(k).min(logits.size()[1]);
     let (_, best) = logits.f_detach()?.f_topk(k, 1, true, false)?;
-    let hit = best
+    Ok(best
         .f_eq_tensor(&labels.f_unsqueeze(1)?)?
-        .f_sum(Kind::Int64)?;
-    Ok(hit.f_int64_value(&[])?)
+        .f_sum(Kind::Double)?)
 }

@@ -196,26 +196,32 @@ impl Optimizer {
     }
 
     fn check_finite(&self, buckets: &Buckets) -> Result<(), StepError> {
-        for bucket in buckets.flat() {
-            if is_finite(bucket)? {
-                continue;
-            }
-            for (name, gradient) in self.names.iter().zip(buckets.gradients()) {
-                if !is_finite(gradient)? {
-                    return Err(StepError::NonFinite {
-                        tensor: format!("the gradient of {name}"),
-                    });
-                }
+        if are_finite(buckets.flat())? {
+            return Ok(());
+        }
+        for (name, gradient) in self.names.iter().zip(buckets.gradients()) {
+            if !are_finite(std::slice::from_ref(gradient))? {
+                return Err(StepError::NonFinite {
+                    tensor: format!("the gradient of {name}"),
+                });
             }
         }
         Ok(())
     }
 }
 
-/// One pass over memory: a NaN wins both the minimum and the maximum.
-fn is_finite(tensor: &Tensor) -> Result<bool, StepError> {
-    let (least, most) = tensor.f_aminmax(None::<i64>, false)?;
-    Ok(least.f_double_value(&[])?.is_finite() && most.f_double_value(&[])?.is_finite())
+/// One pass over memory and one wait: a NaN wins both the minimum and the maximum.
+fn are_finite(tensors: &[Tensor]) -> Result<bool, StepError> {
+    let mut bounds = Vec::with_capacity(2 * tensors.len());
+    for tensor in tensors {
+        let (least, most) = tensor.f_aminmax(None::<i64>, false)?;
+        bounds.extend([least, most]);
+    }
+    if bounds.is_empty() {
+        return Ok(true);
+    }
+    let finite = Tensor::f_stack(&bounds, 0)?.f_isfinite()?.f_all()?;
+    Ok(finite.f_int64_value(&[])? != 0)
 }
 
 #[cfg(test)]

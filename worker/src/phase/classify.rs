@@ -36,11 +36,11 @@ pub(super) fn step(
             let others = losses.collect::<Result<Vec<_>, StepError>>()?;
             let mut counts = Vec::new();
             if !others.is_empty() {
-                counts.push(first.f_double_value(&[])?);
+                counts.push(first.f_detach()?);
             }
             let mut loss = first;
             for other in others {
-                counts.push(other.f_double_value(&[])?);
+                counts.push(other.f_detach()?);
                 loss = loss.f_add(&other)?;
             }
             Ok(Term { loss, counts })

@@ -161,7 +161,9 @@ impl From<LoadError> for PhaseError {
             LoadError::Threads { .. } | LoadError::Memory { .. } | LoadError::Panicked { .. } => {
                 Self::Internal(text)
             }
-            LoadError::Layout(_) | LoadError::Order(_) => Self::Refused(text),
+            LoadError::Layout(_) | LoadError::Order(_) | LoadError::NoRoom { .. } => {
+                Self::Refused(text)
+            }
             error if error.is_transient() => Self::Storage(text),
             LoadError::Data(_) | LoadError::Labels(_) | LoadError::TooManyBad { .. } => {
                 Self::BadData(text)

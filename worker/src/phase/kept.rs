@@ -1,6 +1,7 @@
 //! What a trainer keeps from one attempt of its phase to the next: opened data, the networks, and the state.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use diptych_common::checkpoint::{NetworkDescription, Preprocessing};
 use diptych_common::digest::Digest;
@@ -13,7 +14,7 @@ use super::blueprint::{self, Blueprint, Start};
 use super::data::{Data, Opened, Sets};
 use super::{Learner, PhaseError};
 use super::{import, preflight, refuse};
-use crate::batch::Stop;
+use crate::batch::{Originals, Stop};
 use crate::checkpoint::{Storage, load};
 use crate::device::Compute;
 use crate::project::Model;
@@ -35,6 +36,8 @@ pub struct Seat {
 pub struct Kept {
     pub(super) setup: Setup,
     pub(super) learner: Learner,
+    /// The training images, where they are to stay with the device and are there.
+    pub(super) originals: Option<Arc<Originals>>,
     /// Whether the learner's tensors are a state of the phase; otherwise they are room for one.
     pub(super) whole: bool,
 }
@@ -172,6 +175,7 @@ impl Seat {
         Ok(Kept {
             setup,
             learner,
+            originals: None,
             whole: false,
         })
     }

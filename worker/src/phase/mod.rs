@@ -11,6 +11,7 @@ pub mod learner; // the state that is trained
 pub mod stream; // training rows on the device
 pub mod kept; // what outlives an attempt
 mod room; // whether it fits the device
+mod settle; // training images to the device
 pub mod prepare; // assignment → ready
 pub mod transfer; // a state from one rank to all
 pub mod task; // what kinds of phases differ in

@@ -15,13 +15,13 @@ use super::finetune::Finetune;
 use super::kept::{Kept, Seat, Setup};
 use super::linear_eval::LinearEval;
 use super::pretrain::Pretrain;
-use super::room::{self, Room};
+use super::settle::settle;
 use super::stream::Batches;
 use super::task::{EvalData, Task};
 use super::transfer;
 use super::{Learner, PhaseError};
 use crate::batch::order::{Shortage, Stream};
-use crate::batch::{Layout, LoadError, LoaderOptions, Source, Stop};
+use crate::batch::{Layout, LoadError, LoaderOptions, Place, Source, Stop};
 use crate::collective::nccl::{self, Id, Nccl, Rendezvous};
 use crate::collective::tcp::{Identity, Listener, Secret};
 use crate::collective::{CollectiveError, Gang, solo};
@@ -41,6 +41,7 @@ pub struct Prepared<'a> {
     whole: &'a mut bool,
     /// The data, for as long as this attempt goes on.
     pub(super) data: Data,
+    place: Place,
     pub(super) notices: Notices,
     /// How rows are dealt; `None` for a reserve.
     deal: Option<Deal>,
@@ -87,15 +88,10 @@ impl Seat {
         let Kept {
             setup,
             learner,
+            originals,
             whole,
         } = self.set_up(&assignment, &stop, control)?;
-        if !assignment.reserve {
-            let room = Room::of(setup.compute.device, assignment.place.memory)?;
-            let (spec, world) = (&assignment.spec, assignment.world);
-            room.map_or(Ok(()), |room| {
-                room::check(spec, &setup.phase, &setup.data, world, room)
-            })?;
-        }
+        let place = settle(setup, originals, &assignment, &stop)?;
         let deal = match assignment.reserve {
             true => None,
             false => Some(Deal::new(&setup.phase, assignment.world)?),
@@ -111,6 +107,7 @@ impl Seat {
         control.check()?;
         let mut prepared = Prepared {
             data: setup.data.under(&stop),
+            place,
             assignment,
             setup,
             learner,
@@ -340,6 +337,7 @@ impl Prepared<'_> {
             stream,
             views: phase.views(),
             augment: phase.augment.clone(),
+            place: self.place.clone(),
             shortage,
             groups_at_once: phase.micro_batch_groups,
             max_bad_images: phase.max_bad_images,

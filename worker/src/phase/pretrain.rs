@@ -5,7 +5,7 @@ use diptych_common::spec::PretrainSpec;
 
 use super::task::{EvalData, Task, Values, measured};
 use super::{Learner, PhaseError};
-use crate::backward::{Contrastive, MicroBatch, contrastive_step};
+use crate::backward::{Contrastive, Memory, MicroBatch, contrastive_step};
 use crate::batch::Layout;
 use crate::collective::Gang;
 use crate::device::StepError;
@@ -57,6 +57,7 @@ impl Task for Pretrain {
             gang,
         };
         let found = contrastive_step(&learner.model, buckets, batches, &step)?;
+        learner.memory.as_ref().map_or(Ok(()), Memory::check)?;
         let mut values = vec![
             measured("loss", found.loss),
             measured("contrast_accuracy", found.accuracy),

@@ -2,12 +2,12 @@
 //! by CUDA in the middle of one.
 
 use diptych_common::plan::{DataFacts, Facts, Memory, Origin, advice, changes, rank_memory};
-use diptych_common::spec::{JobSpec, PhaseSpec};
+use diptych_common::spec::{JobSpec, Labels, PhaseSpec};
 use diptych_common::units::Bytes;
 use tch::Device;
 
 use super::PhaseError;
-use super::data::Data;
+use super::data::{Data, rules};
 use crate::batch::Source;
 use crate::device::device_memory;
 
@@ -35,37 +35,39 @@ impl Room {
         })
     }
 
-    /// Of what a rank is predicted to hold, what has to find room here. On a GPU the context is there by now.
+    /// Of what a rank is predicted to hold, what has to find room here: nothing is refused for images that the host keeps
+    /// to be faster, and on a GPU the context is there by now.
     fn needed(memory: &Memory, room: Self) -> Bytes {
         Bytes::new(match room {
-            Self::Host(_) => memory.device,
+            Self::Host(_) => memory.device - memory.images,
             Self::Gpu(_) => memory.device - memory.program,
         })
     }
 
-    fn available(self) -> Bytes {
+    pub(super) fn available(self) -> Bytes {
         match self {
             Self::Host(bytes) | Self::Gpu(bytes) => bytes,
         }
     }
 }
 
-/// Refuses a phase whose fullest rank is predicted to hold more than there is, with what to change.
+/// Refuses a phase whose fullest rank is predicted to hold more than there is, with what to change; otherwise says how
+/// much is left. `decoded` are the mean bytes of a decoded training image, 0 where none has been looked at.
 ///
 /// # Errors
 /// [`PhaseError::Refused`].
 pub(super) fn check(
     spec: &JobSpec,
     phase: &PhaseSpec,
-    data: &Data,
+    (data, decoded): (&Data, u64),
     ranks: u32,
     room: Room,
-) -> Result<(), PhaseError> {
-    let facts = facts(phase, data);
+) -> Result<Bytes, PhaseError> {
+    let facts = facts(phase, data, decoded);
     let memory = rank_memory(spec, phase, &facts, ranks);
     let (needed, available) = (Room::needed(&memory, room), room.available());
     if needed <= available {
-        return Ok(());
+        return Ok(Bytes::new(available.get() - needed.get()));
     }
     let fits = |memory: &Memory| Room::needed(memory, room) <= available;
     let changes = changes(spec, phase, &facts, ranks, fits);
@@ -74,36 +76,47 @@ pub(super) fn check(
         Room::Host(_) => "a CPU slot here has",
         Room::Gpu(_) => "this GPU has free",
     };
+    let resident = match memory.resident {
+        0 => String::new(),
+        bytes => format!(", {} resident images", Bytes::new(bytes)),
+    };
     let ranks = match ranks {
         1 => "one rank".to_owned(),
         ranks => format!("each of {ranks} ranks"),
     };
     Err(PhaseError::Refused(format!(
-        "phase {} is predicted to need {needed} on {ranks} ({} of it activations), and {place} {available}: {advice}",
+        "phase {} is predicted to need {needed} on {ranks} ({} of it activations{resident}), and {place} {available}: \
+         {advice}",
         phase.name,
         Bytes::new(memory.activations + memory.workspace),
     )))
 }
 
-/// What the opened data tells. How large images are is not known before one is decoded: what the host keeps of them is
-/// left out, so that nothing is refused for it.
-fn facts(phase: &PhaseSpec, data: &Data) -> Facts {
-    let facts = |source: &Source| {
+/// What the opened data tells; `decoded` as in [`check`].
+fn facts(phase: &PhaseSpec, data: &Data, decoded: u64) -> Facts {
+    let facts = |source: &Source, decoded_bytes| {
         let index = source.index();
         DataFacts {
             images: source.len(),
             classes: index.classes().len() as u64,
             origin: Origin::Read,
             class_sizes: Vec::new(),
-            decoded_bytes: 0,
+            decoded_bytes,
             stored_bytes: 0,
             row_groups: false,
         }
     };
     let mut known = Facts::default();
     if let (Some(name), Some(eval)) = (&phase.eval, &data.eval) {
-        known.data.insert(name.clone(), facts(eval));
+        known.data.insert(name.clone(), facts(eval, 0));
     }
-    known.data.insert(phase.train.clone(), facts(&data.train));
+    let train = facts(&data.train, decoded);
+    known.data.insert(phase.train.clone(), train);
+    let (main, beside) = rules(phase);
+    for (rule, chosen) in [(main, Some(&data.used)), (beside, data.labelled.as_ref())] {
+        if let (Some(Labels::List { url }), Some(chosen)) = (rule, chosen) {
+            known.lists.insert(url.clone(), chosen.len());
+        }
+    }
     known
 }

@@ -1,6 +1,7 @@
 //! The loader's steps as micro-batches on the device.
 
 use diptych_common::ids::Rank;
+use tch::Kind;
 
 use super::PhaseError;
 use crate::backward::MicroBatch;
@@ -57,6 +58,7 @@ impl Batches {
         let batch = self.loader.next_step()?;
         let batch = batch
             .ok_or_else(|| PhaseError::Internal("the loader ended before the phase".to_owned()))?;
+        let device = self.compute.device;
         let rows =
             batch
                 .micro_batches
@@ -64,13 +66,11 @@ impl Batches {
                 .zip(&self.group_rows)
                 .map(|(rows, group_rows)| {
                     Ok(MicroBatch {
-                        images: self
-                            .compute
-                            .place(&rows.images.views(self.compute.device)?)?,
+                        images: self.compute.place(&rows.images.views(device)?)?,
                         group_rows: group_rows.clone(),
                         labels: rows
                             .labels
-                            .map(|labels| labels.f_to_device(self.compute.device))
+                            .map(|labels| labels.f_to_device_(device, Kind::Int64, true, false))
                             .transpose()?,
                     })
                 });

@@ -54,13 +54,14 @@ fn contrastive(case: Case<'_>, queue: Option<Tensor>) -> anyhow::Result<()> {
         queue.as_ref(),
         gang.statistics.as_ref(),
     )?;
-    case.expect("loss", &[found.loss])?;
+    let figures = found.figures()?;
+    case.expect("loss", &[figures.loss])?;
     case.expect_tensor("grad_a", &found.gradient.f_narrow(0, 0, pairs)?)?;
     case.expect_tensor("grad_b", &found.gradient.f_narrow(0, pairs, pairs)?)?;
     // Of a against b, whatever the memory holds: its cases need not repeat them.
     for (field, got) in [
-        ("contrast_accuracy", found.accuracy),
-        ("contrast_entropy", found.entropy),
+        ("contrast_accuracy", figures.accuracy),
+        ("contrast_entropy", figures.entropy),
     ] {
         if queue.is_none() || case.get(field).is_ok() {
             case.expect(field, &[got])?;

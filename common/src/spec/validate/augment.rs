@@ -82,7 +82,11 @@ pub(super) fn augment(
         place: check.choice(
             &at.field("place"),
             draft.place.as_deref().unwrap_or("host"),
-            &[("host", ViewsOn::Host), ("device", ViewsOn::Device)],
+            &[
+                ("host", ViewsOn::Host),
+                ("device", ViewsOn::Device),
+                ("resident", ViewsOn::Resident),
+            ],
         ),
         flip: draft.flip.unwrap_or(true),
         color: (strength > 0.0).then_some(color),

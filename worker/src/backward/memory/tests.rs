@@ -174,6 +174,7 @@ fn rows_that_are_no_numbers_are_refused() {
     let memory = memory(12, 0.9, &model(1));
     let mut broken = batch(&layout, Rank::new(0));
     broken.images = broken.images.full_like(f64::NAN);
-    let error = memory.stage(&[broken], &order, &gang).expect_err("refused");
+    memory.stage(&[broken], &order, &gang).expect("staged");
+    let error = memory.check().expect_err("refused");
     assert_eq!(error.to_string(), "a row of the memory is not finite");
 }

@@ -1,6 +1,8 @@
 use diptych_images::augment::{ColorOp, ViewParams};
 use tch::{Kind, TchError, Tensor};
 
+use super::tables::{Indices, Lists, Numbers, Tables};
+
 /// Weights of red, green and blue in brightness, as on the host.
 const LUMA: [f64; 3] = [0.2989, 0.5870, 0.1140];
 
@@ -18,41 +20,78 @@ const OPERATIONS: [Operation; KINDS] = [
     gray_saturation,
 ];
 
-/// Does to every view its own operations in its own order, then turns gray what is to be gray.
-pub(super) fn apply(views: &mut Tensor, params: &[ViewParams]) -> Result<(), TchError> {
-    let most = params.iter().map(|params| params.color.len()).max();
-    for turn in 0..most.unwrap_or(0) {
-        let mut chosen: [(Vec<i64>, Vec<f32>); KINDS] = Default::default();
-        for (row, params) in (0..).zip(params) {
-            if let Some(op) = params.color.get(turn) {
-                let (kind, number) = parts(*op);
-                chosen[kind].0.push(row);
-                chosen[kind].1.push(number);
+/// What is done to the colours of some views.
+#[derive(Debug)]
+pub(super) struct Colors {
+    /// One after the other.
+    turns: Vec<Turn>,
+    gray: Indices,
+}
+
+/// One operation on those views that have it now, each with its own number.
+#[derive(Debug)]
+struct Turn {
+    operation: Operation,
+    rows: Indices,
+    numbers: Numbers,
+}
+
+impl Colors {
+    pub(super) fn of<'a>(
+        params: impl Iterator<Item = &'a ViewParams> + Clone,
+        lists: &mut Lists,
+    ) -> Self {
+        let most = params.clone().map(|params| params.color.len()).max();
+        let mut turns = Vec::new();
+        for turn in 0..most.unwrap_or(0) {
+            let mut chosen: [(Vec<i64>, Vec<f32>); KINDS] = Default::default();
+            for (row, params) in (0..).zip(params.clone()) {
+                if let Some(op) = params.color.get(turn) {
+                    let (kind, number) = parts(*op);
+                    chosen[kind].0.push(row);
+                    chosen[kind].1.push(number);
+                }
             }
+            let chosen = chosen.into_iter().zip(OPERATIONS);
+            turns.extend(chosen.filter(|((rows, _), _)| !rows.is_empty()).map(
+                |((rows, numbers), operation)| Turn {
+                    operation,
+                    rows: lists.indices(rows),
+                    numbers: lists.numbers(numbers),
+                },
+            ));
         }
-        for ((rows, numbers), operation) in chosen.iter().zip(OPERATIONS) {
-            let numbers = Tensor::f_from_slice(numbers)?.f_to_device(views.device())?;
-            let numbers = numbers.f_view([-1, 1, 1, 1])?;
-            on_rows(views, rows, |x| operation(x, &numbers))?;
+        let gray = (0..)
+            .zip(params)
+            .filter_map(|(row, params)| params.gray.then_some(row));
+        Self {
+            turns,
+            gray: lists.indices(gray),
         }
     }
-    let gray_rows: Vec<i64> = (0..)
-        .zip(params)
-        .filter_map(|(row, params)| params.gray.then_some(row))
-        .collect();
-    on_rows(views, &gray_rows, |x| gray(x)?.f_expand_as(x))
+
+    /// Does to every view its own operations in its own order, then turns gray what is to be gray.
+    pub(super) fn apply(&self, views: &mut Tensor, tables: &Tables) -> Result<(), TchError> {
+        for turn in &self.turns {
+            let numbers = tables.numbers(turn.numbers, &[-1, 1, 1, 1])?;
+            on_rows(views, (turn.rows, tables), |x| {
+                (turn.operation)(x, &numbers)
+            })?;
+        }
+        on_rows(views, (self.gray, tables), |x| gray(x)?.f_expand_as(x))
+    }
 }
 
 /// Replaces some of the views.
 pub(super) fn on_rows(
     views: &mut Tensor,
-    rows: &[i64],
+    (rows, tables): (Indices, &Tables),
     change: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
 ) -> Result<(), TchError> {
     if rows.is_empty() {
         return Ok(());
     }
-    let rows = Tensor::f_from_slice(rows)?.f_to_device(views.device())?;
+    let rows = tables.indices(rows, &[-1])?;
     let changed = change(&views.f_index_select(0, &rows)?)?;
     let _ = views.f_index_copy_(0, &rows, &changed)?;
     Ok(())

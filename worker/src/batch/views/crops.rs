@@ -1,199 +1,231 @@
-use diptych_common::spec::AugmentSpec;
-use diptych_images::augment::{ViewParams, axis};
+use std::sync::Arc;
+
+use diptych_common::spec::{AugmentSpec, Implementation};
+use diptych_images::augment::ViewParams;
 use diptych_images::decode::Image;
 use tch::{Device, Kind, TchError, Tensor};
+
+use super::blur::{Blur, Border};
+use super::color::Colors;
+use super::tables::{Indices, Lists, Tables};
+use super::taps::Taps;
+use crate::batch::originals::{Frame, Originals};
 
 /// Bytes of the crops that are worked on together; on the device they take some ten times as much for a moment.
 const TOGETHER: usize = 64 << 20;
 
-/// The part of an image that becomes one view.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Crop {
-    /// Everything random about the view.
-    pub params: ViewParams,
-    /// Interleaved bytes of the part, row by row.
+/// The parts of images that become the views of a batch, and what they bring along of their pixels.
+#[derive(Debug, Default)]
+pub struct Cuts {
+    crops: Vec<Crop>,
+    /// Interleaved bytes.
     pixels: Vec<u8>,
 }
 
-/// The crops of a batch, in tensors on the host.
+/// The part of an image that becomes one view.
+#[derive(Debug)]
+struct Crop {
+    /// The view's row in the batch.
+    row: usize,
+    params: ViewParams,
+    /// Where it starts, in pixels.
+    first: usize,
+    /// From one of its rows to the next, in pixels.
+    stride: usize,
+}
+
+/// The crops of a batch, ready to become views on a device.
 #[derive(Debug)]
 pub struct Crops {
     pub(super) spec: AugmentSpec,
     pub(super) rows: usize,
+    pub(super) pool: Pool,
+    pub(super) tables: Tables,
     pub(super) chunks: Vec<Chunk>,
 }
 
-/// Crops of similar size, padded to the largest.
+/// What crops are cut out of, `[pixels, 3]` of u8.
+#[derive(Debug)]
+pub(super) enum Pool {
+    /// What the cuts brought along, on the host.
+    Own(Tensor),
+    /// The originals, on the device.
+    Resident(Arc<Originals>),
+}
+
+/// Crops of similar size, read as if they were all as large as the largest.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    /// The row of the batch that each crop becomes, `[n]`.
-    pub(super) places: Tensor,
-    /// `[n, H, W, 3]` of u8.
-    pub(super) pixels: Tensor,
+    pub(super) height: i64,
+    pub(super) width: i64,
+    /// The row of the batch that each crop becomes, `[n]`; where it starts in the pool, and from row to row.
+    pub(super) rows: Indices,
+    pub(super) first: Indices,
+    pub(super) stride: Indices,
     pub(super) vertical: Taps,
     pub(super) horizontal: Taps,
-    pub(super) params: Vec<ViewParams>,
+    pub(super) colors: Colors,
+    pub(super) blur: Blur,
 }
 
-/// Which source pixels make each pixel of a view along one axis, and how much: `[n, side, taps]` each.
-#[derive(Debug)]
-pub(super) struct Taps {
-    pub(super) index: Tensor,
-    pub(super) weight: Tensor,
-    /// Length of the longest source.
-    pub(super) length: i64,
-}
+// === impl Cuts ===
 
-// === impl Crop ===
-
-impl Crop {
-    /// Cuts out what these parameters name.
-    pub fn of(image: &Image, params: ViewParams) -> Self {
+impl Cuts {
+    /// Cuts out of an image what these parameters name, for a row of the batch.
+    pub fn cut(&mut self, row: usize, image: &Image, params: ViewParams) {
         let cut = params.crop;
+        self.crops.push(Crop {
+            row,
+            first: self.pixels.len() / 3,
+            stride: cut.width,
+            params,
+        });
         let rows = image.pixels.chunks_exact(3 * image.width).skip(cut.top);
-        let pixels = rows
-            .take(cut.height)
-            .flat_map(|row| &row[3 * cut.left..3 * (cut.left + cut.width)])
-            .copied()
-            .collect();
-        Self { params, pixels }
+        for row in rows.take(cut.height) {
+            let part = 3 * cut.left..3 * (cut.left + cut.width);
+            self.pixels.extend_from_slice(&row[part]);
+        }
+    }
+
+    /// Points at what these parameters name of a resident image.
+    pub fn point(&mut self, row: usize, frame: Frame, params: ViewParams) {
+        let cut = params.crop;
+        self.crops.push(Crop {
+            row,
+            first: frame.first + cut.top * frame.width + cut.left,
+            stride: frame.width,
+            params,
+        });
+    }
+
+    /// Takes others in, behind its own.
+    pub fn append(&mut self, others: Self) {
+        let before = self.pixels.len() / 3;
+        self.pixels.extend(others.pixels);
+        self.crops.extend(others.crops.into_iter().map(|crop| Crop {
+            first: before + crop.first,
+            ..crop
+        }));
     }
 }
 
 // === impl Crops ===
 
 impl Crops {
-    /// Packs the crop of each row of a batch.
+    /// Packs crops that bring their pixels along, one for each row of a batch.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn pack(spec: &AugmentSpec, crops: Vec<Crop>) -> Result<Self, TchError> {
+    pub fn pack(spec: &AugmentSpec, mut cuts: Cuts) -> Result<Self, TchError> {
+        let pixels = std::mem::take(&mut cuts.pixels);
+        let pool = Tensor::f_from_slice(&pixels)?.f_view([-1, 3])?;
+        Self::of(spec, cuts.crops, Pool::Own(pool))
+    }
+
+    /// Packs crops of resident images, one for each row of a batch: what goes up does not depend on their size.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn resident(
+        spec: &AugmentSpec,
+        cuts: Cuts,
+        originals: &Arc<Originals>,
+    ) -> Result<Self, TchError> {
+        let pool = Pool::Resident(Arc::clone(originals));
+        Self::of(spec, cuts.crops, pool)
+    }
+
+    fn of(spec: &AugmentSpec, mut crops: Vec<Crop>, pool: Pool) -> Result<Self, TchError> {
         let rows = crops.len();
-        let mut numbered: Vec<(usize, Crop)> = crops.into_iter().enumerate().collect();
-        // Neighbours are of like size, so that little is padding.
-        numbered.sort_by_key(|(_, crop)| (crop.params.crop.height, crop.params.crop.width));
-        let mut chunks = Vec::new();
-        let mut chunk: Vec<(usize, Crop)> = Vec::new();
-        for next in numbered {
-            let grown = size(chunk.iter().chain([&next]));
-            if !chunk.is_empty() && 3 * (chunk.len() + 1) * grown.0 * grown.1 > TOGETHER {
-                chunks.push(Chunk::pack(spec, &std::mem::take(&mut chunk))?);
-            }
-            chunk.push(next);
-        }
-        if !chunk.is_empty() {
-            chunks.push(Chunk::pack(spec, &chunk)?);
+        // Neighbours are of like size, so that little is read in vain.
+        crops.sort_by_key(|crop| (crop.params.crop.height, crop.params.crop.width, crop.row));
+        let (mut lists, mut chunks) = (Lists::default(), Vec::new());
+        let mut rest = crops.as_slice();
+        while !rest.is_empty() {
+            let (chunk, others) = rest.split_at(together(rest));
+            chunks.push(Chunk::of(spec, chunk, &mut lists));
+            rest = others;
         }
         Ok(Self {
             spec: spec.clone(),
             rows,
+            pool,
+            tables: lists.into_tables()?,
             chunks,
         })
     }
 
-    /// Moves what is large to memory that a CUDA device reads without a copy.
+    /// Moves what goes up to memory that a CUDA device reads without a copy.
     ///
     /// # Errors
     /// Out of such memory.
-    pub fn pinned(mut self, device: Device) -> Result<Self, TchError> {
-        for chunk in &mut self.chunks {
-            chunk.pixels = chunk.pixels.f_pin_memory(device)?;
+    pub fn pinned(self, device: Device) -> Result<Self, TchError> {
+        Ok(Self {
+            pool: match self.pool {
+                Pool::Own(pixels) => Pool::Own(pixels.f_pin_memory(device)?),
+                resident @ Pool::Resident(_) => resident,
+            },
+            tables: self.tables.pinned(device)?,
+            ..self
+        })
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    pub(super) fn on(&self, device: Device) -> Result<Tensor, TchError> {
+        match self {
+            Self::Own(pixels) => pixels.f_to_device_(device, Kind::Uint8, true, false),
+            Self::Resident(originals) => Ok(originals.pixels()),
         }
-        Ok(self)
     }
 }
 
 // === impl Chunk ===
 
 impl Chunk {
-    fn pack(spec: &AugmentSpec, crops: &[(usize, Crop)]) -> Result<Self, TchError> {
-        let (height, width) = size(crops.iter());
-        let mut bytes = vec![0; crops.len() * height * width * 3];
-        let frames = bytes.chunks_exact_mut((height * width * 3).max(1));
-        for (frame, (_, crop)) in frames.zip(crops) {
-            let own = 3 * crop.params.crop.width;
-            let rows = frame.chunks_exact_mut(3 * width);
-            for (to, from) in rows.zip(crop.pixels.chunks_exact(own)) {
-                to[..own].copy_from_slice(from);
-            }
+    fn of(spec: &AugmentSpec, crops: &[Crop], lists: &mut Lists) -> Self {
+        let (height, width) = size(crops);
+        let params = || crops.iter().map(|crop| &crop.params);
+        let heights = params().map(|params| (params.crop.height, false));
+        let widths = params().map(|params| (params.crop.width, params.flip));
+        let border = match spec.implementation {
+            Implementation::Official { .. } => Border::Zeros,
+            Implementation::Torchvision { .. } => Border::Mirror,
+        };
+        let sigmas = params().map(|params| params.blur);
+        Self {
+            height: height as i64,
+            width: width as i64,
+            rows: lists.indices(crops.iter().map(|crop| crop.row as i64)),
+            first: lists.indices(crops.iter().map(|crop| crop.first as i64)),
+            stride: lists.indices(crops.iter().map(|crop| crop.stride as i64)),
+            vertical: Taps::of(spec, height, heights, lists),
+            horizontal: Taps::of(spec, width, widths, lists),
+            colors: Colors::of(params(), lists),
+            blur: Blur::of(spec.image_size as usize, sigmas, border, lists),
         }
-        let places: Vec<i64> = crops.iter().map(|(place, _)| *place as i64).collect();
-        let params = crops.iter().map(|(_, crop)| &crop.params);
-        let vertical = Taps::of(
-            spec,
-            height,
-            params.clone().map(|params| (params.crop.height, false)),
-        )?;
-        let horizontal = Taps::of(
-            spec,
-            width,
-            params
-                .clone()
-                .map(|params| (params.crop.width, params.flip)),
-        )?;
-        let shape = [crops.len(), height, width, 3].map(|length| length as i64);
-        Ok(Self {
-            places: Tensor::f_from_slice(&places)?,
-            pixels: Tensor::f_from_slice(&bytes)?.f_view(shape)?,
-            vertical,
-            horizontal,
-            params: params.cloned().collect(),
-        })
     }
 }
 
-// === impl Taps ===
-
-impl Taps {
-    /// Of crops of these lengths, mirrored or not.
-    fn of(
-        spec: &AugmentSpec,
-        longest: usize,
-        crops: impl Iterator<Item = (usize, bool)>,
-    ) -> Result<Self, TchError> {
-        let side = spec.image_size as usize;
-        let axes: Vec<_> = crops
-            .map(|(length, flip)| axis(spec.resampling(), length, side, flip))
-            .collect();
-        let taps = axes.iter().map(|axis| axis.taps).max().unwrap_or(0);
-        let shape = [axes.len(), side, taps];
-        let mut index = Vec::with_capacity(shape.iter().product());
-        let mut weight = Vec::with_capacity(index.capacity());
-        for axis in &axes {
-            let pixels = axis
-                .index
-                .chunks_exact(axis.taps)
-                .zip(axis.weight.chunks_exact(axis.taps));
-            for (places, weights) in pixels {
-                index.extend_from_slice(places);
-                weight.extend_from_slice(weights);
-                index.resize(index.len() + taps - axis.taps, 0);
-                weight.resize(index.len(), 0.0);
-            }
+/// How many of the first crops are worked on together: at least one.
+fn together(crops: &[Crop]) -> usize {
+    let (mut count, mut height, mut width) = (0, 0, 0);
+    for crop in crops {
+        let cut = crop.params.crop;
+        (height, width) = (height.max(cut.height), width.max(cut.width));
+        if count > 0 && 3 * (count + 1) * height * width > TOGETHER {
+            break;
         }
-        let shape = shape.map(|length| length as i64);
-        Ok(Self {
-            index: Tensor::f_from_slice(&index)?.f_view(shape)?,
-            weight: Tensor::f_from_slice(&weight)?.f_view(shape)?,
-            length: longest as i64,
-        })
+        count += 1;
     }
-
-    /// As matrices `[n, side, length]` on a device, which turn a source into a view.
-    pub(super) fn matrices(&self, device: Device) -> Result<Tensor, TchError> {
-        let size = self.index.size();
-        let mut matrices = Tensor::f_zeros([size[0], size[1], self.length], (Kind::Float, device))?;
-        let (index, weight) = (
-            self.index.f_to_device(device)?,
-            self.weight.f_to_device(device)?,
-        );
-        matrices.f_scatter_add_(2, &index, &weight)
-    }
+    count
 }
 
 /// Height and width that hold all of them.
-fn size<'a>(crops: impl Iterator<Item = &'a (usize, Crop)>) -> (usize, usize) {
-    crops.fold((0, 0), |(height, width), (_, crop)| {
+fn size(crops: &[Crop]) -> (usize, usize) {
+    crops.iter().fold((0, 0), |(height, width), crop| {
         let cut = crop.params.crop;
         (height.max(cut.height), width.max(cut.width))
     })

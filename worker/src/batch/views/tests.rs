@@ -1,11 +1,15 @@
+use std::sync::Arc;
+
 use diptych_common::spec::{
     AugmentSpec, BlurSigma, Brightness, ColorOrder, ColorSpec, Implementation, Interpolation,
 };
 use diptych_images::augment::{Key, Scratch, ViewParams, render};
 use diptych_images::decode::Image;
+use diptych_images::shard::SampleId;
 use tch::{Device, Tensor};
 
-use super::{Crop, Crops};
+use super::{Crops, Cuts};
+use crate::batch::Gathered;
 use crate::device::DeviceChoice;
 
 /// What the views of the two paths may differ by on average, and at most: in steps of a byte.
@@ -71,35 +75,47 @@ fn specs(side: u32) -> Vec<AugmentSpec> {
     specs
 }
 
-/// Both paths' views of the same images by the same parameters.
-fn both(spec: &AugmentSpec, images: &[Image], device: Device) -> (Tensor, Tensor) {
+/// The views of the same images by the same parameters: made on the host, of crops, and of resident images.
+fn all(spec: &AugmentSpec, images: &[Image], device: Device) -> [Tensor; 3] {
     let side = spec.image_size as usize;
-    let (mut host, mut crops) = (Vec::new(), Vec::new());
-    for (sample, image) in images.iter().enumerate() {
+    let mut gathered = Gathered::default();
+    for (sample, image) in (0..).zip(images) {
+        gathered.add(SampleId::new(sample), image);
+    }
+    let originals = Arc::new(gathered.settle(device).expect("settled"));
+    let (mut host, mut cut, mut pointed) = (Vec::new(), Cuts::default(), Cuts::default());
+    for (sample, image) in (0..).zip(images) {
+        let frame = originals.frame(SampleId::new(sample)).expect("settled");
+        let mut of_one = Cuts::default();
         for view in 0..2 {
             let key = Key {
                 seed: 11,
                 phase: 0,
                 step: 5,
                 position: sample as u32,
-                sample: sample as u64,
+                sample,
                 view,
             };
             let params = ViewParams::draw(spec, &key, image.height, image.width);
             let mut out = vec![0.0; 3 * side * side];
             render(image, spec, &params, &mut Scratch::default(), &mut out);
             host.extend(out);
-            crops.push(Crop::of(image, params));
+            let row = 2 * sample as usize + view as usize;
+            of_one.cut(row, image, params.clone());
+            pointed.point(row, frame, params);
         }
+        cut.append(of_one);
     }
     let shape = [2 * images.len(), 3, side, side].map(|length| length as i64);
-    let host = Tensor::from_slice(&host).view(shape);
-    let crops = Crops::pack(spec, crops).expect("packed");
-    let device = crops
-        .render(device)
-        .expect("rendered")
-        .to_device(Device::Cpu);
-    (host, device)
+    let made = [
+        Crops::pack(spec, cut).expect("packed"),
+        Crops::resident(spec, pointed, &originals).expect("packed"),
+    ];
+    let [device, resident] = made.map(|crops| {
+        let views = crops.render(device).expect("rendered");
+        views.to_device(Device::Cpu)
+    });
+    [Tensor::from_slice(&host).view(shape), device, resident]
 }
 
 fn differences(host: &Tensor, device: &Tensor) -> (f64, f64) {
@@ -130,7 +146,8 @@ fn compare(device: Device, (mean_limit, most_limit): (f64, f64)) {
         .collect();
     for side in [32, 64, 96] {
         for spec in specs(side) {
-            let (host, made) = both(&spec, &images, device);
+            let [host, made, resident] = all(&spec, &images, device);
+            assert_eq!(made, resident, "{:?} at {side}", spec.implementation);
             let (mean, most) = differences(&host, &made);
             assert!(
                 mean <= mean_limit && most <= most_limit,
@@ -160,14 +177,15 @@ fn crops_too_large_to_be_held_together_are_made_in_turns() {
         crop_area: (0.9, 1.0),
         ..AugmentSpec::plain(32)
     };
-    let (host, made) = both(&spec, &images, Device::Cpu);
+    let [host, made, resident] = all(&spec, &images, Device::Cpu);
+    assert_eq!(made, resident);
     assert!(differences(&host, &made).1 <= ROUNDING);
 }
 
 #[test]
 fn no_rows_make_no_views() {
     let spec = AugmentSpec::plain(32);
-    let views = Crops::pack(&spec, Vec::new())
+    let views = Crops::pack(&spec, Cuts::default())
         .expect("packed")
         .render(Device::Cpu);
     assert_eq!(views.expect("rendered").size(), [0, 3, 32, 32]);

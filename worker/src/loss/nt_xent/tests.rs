@@ -61,7 +61,7 @@ fn ranks_with_uneven_shares_get_the_gradient_of_the_whole() {
                 let queue = remembered.then_some(&memory);
                 let found = nt_xent(&local, &spec, &order, queue, gang.statistics.as_ref())
                     .expect("a loss");
-                (found.loss, own, found.gradient)
+                (found.figures().expect("a loss").loss, own, found.gradient)
             });
             for (value, own, gradient) in results.expect("no panic") {
                 assert!(
@@ -92,7 +92,8 @@ fn a_row_of_zeros_has_a_finite_gradient() {
     let gang = crate::collective::solo::gang();
     let order = RowOrder::single(4).expect("an order");
     let found = nt_xent(&u, &spec, &order, None, gang.statistics.as_ref()).expect("a loss");
-    assert!((found.loss - 3f64.ln()).abs() < 1e-6, "{}", found.loss);
+    let loss = found.figures().expect("a loss").loss;
+    assert!((loss - 3f64.ln()).abs() < 1e-6, "{loss}");
     assert!(
         Vec::<f32>::try_from(found.gradient.flatten(0, -1))
             .expect("numbers")

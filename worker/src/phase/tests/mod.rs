@@ -12,4 +12,5 @@ mod outlive; // attempts that end early, and those that go on from memory
 mod by_plan; // leaving together; skipped steps
 mod invariance; // any number of ranks, any micro-batch
 mod room; // what does not fit a device
+mod resident; // training images that stay with the device
 mod data; // what is refused before training; bad images over all ranks

@@ -20,7 +20,12 @@ const PRETRAIN: &str = "  - {name: pre, kind: pretrain, steps: 24, batch: 24, ma
     checkpoint: {every: 1h}, loss: {memory: {size: 70, decay: 0.9}}, \
     optimizer: {kind: lars, learning_rate: 0.3, scaling: none, weight_decay: 1.0e-4}}\n";
 
-fn same_bits(whole: &BTreeMap<String, Tensor>, other: &BTreeMap<String, Tensor>, what: &str) {
+/// Two states are one.
+pub(super) fn same_bits(
+    whole: &BTreeMap<String, Tensor>,
+    other: &BTreeMap<String, Tensor>,
+    what: &str,
+) {
     assert!(whole.keys().eq(other.keys()), "{what}");
     for (name, tensor) in whole {
         assert!(tensor.equal(&other[name]), "{what}: {name} differs");

@@ -59,6 +59,47 @@ fn a_phase_that_does_not_fit_is_refused_before_its_first_step_with_what_to_chang
 }
 
 #[test]
+fn resident_images_that_do_not_fit_are_refused_with_where_views_can_be_made() {
+    let resident = PHASE.replace("image_size: 12", "image_size: 12, place: resident");
+    let mut job = Job::new("fp32", &resident);
+    let phase = &job.spec.phases()[0];
+    let facts = |decoded_bytes| {
+        let mut facts = Facts::default();
+        for (name, images) in [("train", 60), ("test", 31)] {
+            let known = DataFacts {
+                images,
+                decoded_bytes,
+                ..IMAGES
+            };
+            facts.data.insert(name.parse().unwrap(), known);
+        }
+        facts
+    };
+    let memory = |decoded| rank_memory(&job.spec, phase, &facts(decoded), 1);
+    let image = 3 * 12 * 12;
+    assert_eq!(
+        (memory(0).resident, memory(image).resident),
+        (0, 60 * image)
+    );
+    // Room for the step, and for half of the images: for those of the evaluation there is always room.
+    let step = memory(0).device;
+    let limit = step + 30 * image;
+    let errors = within(&mut job, 1, Bytes::new(limit));
+    let [PhaseError::Refused(why)] = &errors[..] else {
+        panic!("{errors:?}")
+    };
+    for words in [
+        "25.3 KiB resident images",
+        "`augment.place: device` (the same views)",
+    ] {
+        assert!(why.contains(words), "{words}: {why}");
+    }
+    let limit = step + 61 * image;
+    let ended = within(&mut job, 1, Bytes::new(limit));
+    assert!(ended.is_empty(), "they fit: {ended:?}");
+}
+
+#[test]
 fn what_nothing_makes_fit_is_told_so() {
     let mut job = Job::new("fp32", PHASE);
     let errors = within(&mut job, 1, Bytes::new(1 << 20));

@@ -113,10 +113,16 @@ mod tests {
         }
     }
 
+    /// Allowed cores, what is near each GPU, what each gets.
+    type Case = (
+        &'static str,
+        &'static [Option<&'static str>],
+        &'static [&'static str],
+    );
+
     #[test]
     fn cores_are_shared_out_by_nearness() {
-        // Allowed, what is near each GPU, what each gets.
-        let cases: [(&str, &[Option<&str>], &[&str]); 9] = [
+        let cases: [Case; 9] = [
             // Alone.
             ("0-7", &[Some("0-7")], &["0-7"]),
             // One node, whole, and two whose cores have second threads.

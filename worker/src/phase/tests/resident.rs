@@ -6,7 +6,7 @@ use crate::phase::PhaseError;
 /// Micro-batches, so that a step's views are used twice.
 fn pretrain(place: &str) -> String {
     format!(
-        "  - {{name: pre, kind: pretrain, steps: 6, batch: 24, lanes: 8, groups: 4, micro_batch_groups: 2, \
+        "  - {{name: pre, kind: pretrain, steps: 6, batch: 24, lanes: 24, groups: 4, micro_batch_groups: 2, \
          max_bad_images: 0.1, probe: false, evaluate: {{knn_k: 5}}, checkpoint: {{every: 1h}}, \
          augment: {{image_size: 12, blur_probability: 0.5, place: {place}}}, \
          optimizer: {{kind: lars, learning_rate: 0.3, scaling: none}}}}\n"

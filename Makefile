@@ -101,7 +101,7 @@ S3 ?= s3s-fs
 compose-images: ## the image of the S3 server that the compose cluster uses (S3=garage: a bigger one, built in a quarter of an hour)
 	@setup/s3 $(S3)
 
-compose-test: images compose-images ## two workers, a coordinator and an S3 server in containers, under faults (S3=garage: with that server)
+compose-test: images ## two workers, a coordinator and an S3 server in containers, under faults (S3=garage: with that server)
 	@setup/digits $(DIGITS)
 	@DIPTYCH_S3_IMAGE="$$(setup/s3 $(S3))" python3 tests/compose/check.py $(BIN)/diptych $(dir $(DIGITS))
 

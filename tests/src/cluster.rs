@@ -236,6 +236,16 @@ impl Cluster {
         Ok(each.collect::<Result<Vec<_>>>()?.concat())
     }
 
+    /// The process id of the trainer that an agent runs.
+    ///
+    /// # Errors
+    /// When it runs none.
+    pub fn trainer(&self, agent: usize) -> Result<nix::unistd::Pid> {
+        let trainers = self.agents[agent].process.children("trainer")?;
+        let first = trainers.first().copied();
+        first.with_context(|| format!("worker-{agent} runs no trainer"))
+    }
+
     /// Kills an agent with SIGKILL and starts it again with the same identity.
     ///
     /// # Errors

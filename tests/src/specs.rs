@@ -43,6 +43,15 @@ pub fn images(dir: &Path) -> Result<()> {
 }
 
 impl Small {
+    /// Long enough that what is killed in its first half still runs.
+    pub const LONG: Self = Self {
+        ranks: 2,
+        precision: "fp32",
+        steps: 120,
+        groups: (1, 1),
+        save_every: 10,
+    };
+
     fn header(&self, dir: &Path) -> String {
         format!(
             "apiVersion: diptych/v1

@@ -7,15 +7,6 @@ use diptych_tests::specs::{self, Small};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Long enough that a trainer that is killed in its first quarter still runs.
-const LONG: Small = Small {
-    ranks: 2,
-    precision: "fp32",
-    steps: 120,
-    groups: (1, 1),
-    save_every: 10,
-};
-
 /// Status and text of one request to a process's operations port.
 async fn get(process: &Process, path: &str) -> Result<(u16, String)> {
     let log = process.printed()?;
@@ -54,7 +45,7 @@ async fn a_recovery_is_measured_from_the_death_to_the_next_step() -> Result<()> 
     };
     let mut cluster = Cluster::start_in(folder, &[1, 1], setting).await?;
     specs::images(cluster.dir())?;
-    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
+    let job = cluster.submit(&Small::LONG.pretraining(cluster.dir()))?;
     cluster
         .wait(&job, |now| stepped(now, "pretrain", 25))
         .await?;
@@ -68,8 +59,7 @@ async fn a_recovery_is_measured_from_the_death_to_the_next_step() -> Result<()> 
     ensure!(value(&page, "diptych_worker_registered")? == 1.0);
     ensure!(value(&page, "diptych_worker_trainers")? == 1.0);
 
-    let trainers = cluster.agent(1).children("trainer")?;
-    kill_now(*trainers.first().context("worker-1 runs a trainer")?)?;
+    kill_now(cluster.trainer(1)?)?;
     cluster.succeed(&job).await?;
     let (_, page) = get(cluster.coordinator()?, "/metrics").await?;
     let of_job = format!("job_id=\"{job}\"");
@@ -111,9 +101,9 @@ async fn a_recovery_is_measured_from_the_death_to_the_next_step() -> Result<()> 
         &format!("diptych_step_seconds_count{{{of_phase},rank=\"0\"}}"),
     )?;
     ensure!(
-        steps > 0.8 * LONG.steps as f64,
+        steps > 0.8 * Small::LONG.steps as f64,
         "{steps} steps of {}",
-        LONG.steps
+        Small::LONG.steps
     );
     ensure!(
         value(

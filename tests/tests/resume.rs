@@ -1,6 +1,6 @@
 //! `kill -9` of a trainer, of an agent and of the coordinator: the job ends with the weights of an undisturbed run.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use diptych_proto::v1;
 use diptych_tests::cluster::{Cluster, stepped};
 use diptych_tests::process::kill_now;
@@ -50,8 +50,7 @@ async fn a_killed_trainer_is_restarted_from_the_newest_checkpoint() -> Result<()
     specs::images(cluster.dir())?;
     let reference = undisturbed(&cluster).await?;
     let job = training(&cluster, 25).await?;
-    let trainers = cluster.agent(1).children("trainer")?;
-    kill_now(*trainers.first().context("worker-1 runs a trainer")?)?;
+    kill_now(cluster.trainer(1)?)?;
     let done = cluster.succeed(&job).await?;
     ensure!(done.phases[0].attempt >= 2, "a death starts a new attempt");
     same(&reference, &weights::export(&cluster, &job, "pretrain")?)?;
@@ -64,11 +63,7 @@ async fn a_killed_agent_takes_its_trainer_along_and_comes_back() -> Result<()> {
     specs::images(cluster.dir())?;
     let reference = undisturbed(&cluster).await?;
     let job = training(&cluster, 25).await?;
-    let trainer = *cluster
-        .agent(0)
-        .children("trainer")?
-        .first()
-        .context("worker-0 runs a trainer")?;
+    let trainer = cluster.trainer(0)?;
     cluster.restart_agent(0, 1)?;
     let done = cluster.succeed(&job).await?;
     ensure!(

@@ -8,15 +8,6 @@ use diptych_tests::collector::{Collector, Span, StatusCode, attribute};
 use diptych_tests::process::kill_now;
 use diptych_tests::specs::{self, Small};
 
-/// Long enough that what is killed in its first half still runs.
-const LONG: Small = Small {
-    ranks: 2,
-    precision: "fp32",
-    steps: 120,
-    groups: (1, 1),
-    save_every: 10,
-};
-
 /// The one span with this name and, of an attempt, this number.
 fn one<'a>(spans: &'a [Span], name: &str, attempt: Option<&str>) -> Result<&'a Span> {
     let is = |span: &&Span| {
@@ -85,12 +76,11 @@ async fn a_job_is_one_trace_over_the_deaths_of_a_trainer_and_of_the_coordinator(
     };
     let mut cluster = Cluster::start_in(folder, &[1, 1], setting).await?;
     specs::images(cluster.dir())?;
-    let job = cluster.submit(&LONG.pretraining(cluster.dir()))?;
+    let job = cluster.submit(&Small::LONG.pretraining(cluster.dir()))?;
     cluster
         .wait(&job, |now| stepped(now, "pretrain", 15))
         .await?;
-    let trainers = cluster.agent(1).children("trainer")?;
-    kill_now(*trainers.first().context("worker-1 runs a trainer")?)?;
+    kill_now(cluster.trainer(1)?)?;
     let first = |spans: &[Span]| spans.iter().any(|span| span.name == "attempt");
     collector.wait(first).await?;
     cluster

@@ -45,6 +45,7 @@ fn check_version(file: &Path) {
 fn compile_shim(root: &Path) {
     let sources = [
         "src/device/shim.cc",
+        "src/device/norm.cc",
         "src/device/update.cc",
         "src/device/cuda.cc",
     ];

@@ -27,9 +27,9 @@ const INDEX_ENTRY: u64 = 136;
 const EVALUATION_BATCH: u64 = 128;
 /// Queries and bank rows that a neighbours' search compares at once.
 const NEIGHBOUR_TILE: u64 = 1024 * 8192;
-/// Elements and most rows of one strip of the similarity matrix, and strips that are alive at once.
-const STRIP: u64 = 1 << 20;
-const MOST_ROWS: u64 = 512;
+/// Elements and most rows of one strip of the similarity matrix on CPUs and on GPUs, and strips that are alive at once.
+const STRIP: (u64, u64) = (1 << 20, 1 << 9);
+const STRIP_CUDA: (u64, u64) = (1 << 24, 1 << 13);
 const STRIPS: u64 = 4;
 /// On CPUs, blocks from this size on are mapped one by one.
 const MAPPED: u64 = 32 << 20;
@@ -192,7 +192,11 @@ impl Setting<'_> {
                 0
             };
             memory.embeddings = sizes.weight * dim * (2 * all + staged + 6 * rows);
-            let strip = columns * (STRIP / columns).clamp(1, MOST_ROWS).min(rows);
+            let (elements, most_rows) = match device {
+                Device::Cpu => STRIP,
+                Device::Cuda => STRIP_CUDA,
+            };
+            let strip = columns * (elements / columns).clamp(1, most_rows).min(rows);
             memory.loss = sizes.weight * STRIPS * strip;
         }
         let (evaluation, start) = (self.evaluation(sizes), self.start(sizes));
@@ -210,6 +214,10 @@ impl Setting<'_> {
                 memory.slack = ((slack - 1.0) * small as f64) as u64;
             }
             Device::Cuda => {
+                // Those of the next step go up meanwhile.
+                if self.phase.augment.place == ViewsOn::Host {
+                    memory.batch *= 2;
+                }
                 let step = memory.step();
                 memory.evaluation = evaluation.total().saturating_sub(step);
                 memory.start = start.saturating_sub(step + memory.evaluation);

@@ -31,7 +31,7 @@ pub enum FailureKind {
     BadCheckpoint,
     /// A worker is gone.
     WorkerLost,
-    /// Ranks did not become ready in time.
+    /// A rank did not become ready in time, or its machine could not run it.
     NotReady,
     /// A gang did not progress for too long.
     Stalled,

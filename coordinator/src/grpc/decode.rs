@@ -304,5 +304,6 @@ fn failure_kind(kind: v1::FailureKind) -> FailureKind {
         v1::FailureKind::Internal | v1::FailureKind::Unspecified => FailureKind::Internal,
         v1::FailureKind::BadCheckpoint => FailureKind::BadCheckpoint,
         v1::FailureKind::Stalled => FailureKind::Stalled,
+        v1::FailureKind::Unfit => FailureKind::NotReady,
     }
 }

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use diptych_common::spec::NtXentSpec;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -36,6 +38,8 @@ pub struct ContrastiveOutput {
     pub probe: Option<ProbeOutput>,
     /// How long gradients travelled.
     pub reduced: Reduced,
+    /// When everything was on its way to the device, and the host began to wait for it.
+    pub queued: Instant,
 }
 
 /// What the concurrent linear probe found, over all labelled rows of the step.
@@ -123,6 +127,7 @@ fn finish(
     probe: Option<Probe>,
 ) -> Result<ContrastiveOutput, StepError> {
     let reduced = buckets.finish()?;
+    let queued = Instant::now();
     let probe = probe.map(|probe| probe.finish(step.gang.statistics.as_ref()));
     let figures = found.figures()?;
     Ok(ContrastiveOutput {
@@ -131,6 +136,7 @@ fn finish(
         entropy: figures.entropy,
         probe: probe.transpose()?.flatten(),
         reduced,
+        queued,
     })
 }
 

@@ -76,6 +76,16 @@ fn train(machine: Machine, contrastive: bool, steps: u32) -> Vec<Left> {
 
 fn train_model(spec: &ModelSpec, machine: Machine, contrastive: bool, steps: u32) -> Vec<Left> {
     let gangs = rank_gangs(machine.world).expect("gangs");
+    train_over(gangs, spec, machine, contrastive, steps)
+}
+
+fn train_over(
+    gangs: Vec<Gang>,
+    spec: &ModelSpec,
+    machine: Machine,
+    contrastive: bool,
+    steps: u32,
+) -> Vec<Left> {
     on_ranks(gangs, |gang| {
         let views = if contrastive { 2 } else { 1 };
         let mut rig = Rig::new(spec, machine, views, gang);
@@ -340,6 +350,20 @@ fn an_aborted_step_changes_nothing() {
 }
 
 #[test]
+fn ranks_whose_calls_are_queued_by_the_thread_of_backward_learn_the_same() {
+    let machine = Machine::plain(2, Precision::Fp64);
+    let spec = spec(true);
+    let queued = crate::collective::pretend_gangs(2).expect("it has every world");
+    assert!(queued.iter().all(|gang| gang.gradients.only_queues()));
+    let queued = train_over(queued, &spec, machine, true, 3);
+    for (queued, told) in queued.iter().zip(train_model(&spec, machine, true, 3)) {
+        for ((name, own), (_, other)) in queued.state.iter().zip(&told.state) {
+            assert!(distance(own, other) < 1e-12, "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_batch_that_is_no_number_is_refused_by_name() {
     let alone = Machine::plain(1, Precision::Fp32);
     let mut rig = Rig::new(&spec(true), alone, 2, solo::gang());
@@ -353,6 +377,8 @@ fn a_batch_that_is_no_number_is_refused_by_name() {
         .shallow_clone()
         .fill_(f64::NAN);
     drop(last);
+    // As if backward had left it there.
+    rig.buckets.finish().expect("no peers");
     let error = rig.commit().expect_err("refused");
     assert_eq!(
         error.to_string(),

@@ -196,7 +196,16 @@ impl<T: Send + 'static> Ahead<T> {
         if self.ended.load(Ordering::Relaxed) && !self.stop.is_stopped() {
             return Ok(None);
         }
-        let made = self.stop.wait("a thread of the loader", &self.ready)?;
+        self.note(self.stop.wait("a thread of the loader", &self.ready)?)
+    }
+
+    /// The next item, if it is there.
+    pub(super) fn ready(&self) -> Option<Made<T>> {
+        let made = self.ready.try_recv().ok()?;
+        Some(self.note(made))
+    }
+
+    fn note(&self, made: Made<T>) -> Made<T> {
         if !matches!(made, Ok(Some(_))) {
             self.ended.store(true, Ordering::Relaxed);
         }
@@ -245,6 +254,25 @@ mod tests {
             assert_eq!(ahead.next(), Ok(Some(n * n)));
         }
         assert_eq!(ahead.next(), Ok(None));
+    }
+
+    #[test]
+    fn what_is_ready_is_taken_without_waiting_and_in_order() {
+        let (let_go, held) = bounded::<()>(0);
+        let work = move |n: u64, _: &Stop| {
+            // The second waits for the test to end.
+            if n == 1 {
+                let _ = held.recv();
+            }
+            Ok(n)
+        };
+        let ahead =
+            Ahead::start(("test", &Stop::new()), 2, 0..2u64, Ok, work).expect("threads start");
+        assert_eq!(ahead.next(), Ok(Some(0)));
+        assert_eq!(ahead.ready(), None);
+        drop(let_go);
+        assert_eq!((ahead.next(), ahead.next()), (Ok(Some(1)), Ok(None)));
+        assert_eq!(ahead.ready(), None);
     }
 
     #[test]

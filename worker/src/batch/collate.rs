@@ -5,6 +5,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::layout::Row;
 use super::views::Crops;
+use crate::device::pinned_room;
 
 /// Rows that are on the device together.
 #[derive(Debug)]
@@ -37,19 +38,20 @@ pub(super) struct Pixels {
 }
 
 impl RowBatch {
-    /// In memory that a CUDA device reads without a copy.
+    /// What goes up to the device, moved.
     ///
     /// # Errors
-    /// Out of such memory.
-    pub(super) fn pinned(self) -> Result<Self, TchError> {
-        let device = Device::Cuda(0);
-        let pinned = |labels: Tensor| labels.f_pin_memory(device);
+    /// Those of `moved`.
+    pub fn moved(
+        self,
+        moved: &impl Fn(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Self, TchError> {
         Ok(Self {
             images: match self.images {
-                Images::Views(views) => Images::Views(views.f_pin_memory(device)?),
-                Images::Crops(crops) => Images::Crops(crops.pinned(device)?),
+                Images::Views(views) => Images::Views(moved(&views)?),
+                Images::Crops(crops) => Images::Crops(crops.moved(moved)?),
             },
-            labels: self.labels.map(pinned).transpose()?,
+            labels: self.labels.as_ref().map(moved).transpose()?,
             ..self
         })
     }
@@ -69,20 +71,24 @@ impl Images {
 }
 
 impl Pixels {
-    /// Room for `rows` images of `side` × `side` pixels.
-    pub(super) fn new(rows: usize, side: usize) -> Self {
+    /// Room for `rows` images of `side` × `side` pixels, of any content; pinned where a CUDA device is to read it.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(super) fn new(rows: usize, side: usize, pinned: bool) -> Result<Self, TchError> {
         let shape = [rows as i64, 3, side as i64, side as i64];
-        Self {
-            tensor: Tensor::zeros(shape, (Kind::Float, Device::Cpu)),
-            rows,
-            side,
-        }
+        let tensor = match pinned {
+            true => pinned_room(shape.iter().product())?.f_view(shape)?,
+            false => Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?,
+        };
+        Ok(Self { tensor, rows, side })
     }
 
     /// One slice of `3 · side²` floats per row.
     pub(super) fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
         let row = 3 * self.side * self.side;
-        // SAFETY: the tensor was made above as contiguous 32-bit floats on the CPU, `rows · row` of them; its storage
+        // SAFETY: the tensor was made above as contiguous 32-bit floats on the CPU, `rows · row` of them, which any bits
+        // are; its storage
         // is shared with no other tensor until `into_tensor` takes `self`; and the borrow of `self` makes this the only
         // slice of it.
         let all = unsafe {
@@ -109,7 +115,7 @@ mod tests {
 
     #[test]
     fn rows_are_written_in_place() {
-        let mut pixels = Pixels::new(3, 2);
+        let mut pixels = Pixels::new(3, 2, false).expect("room");
         for (row, values) in pixels.rows_mut().enumerate() {
             assert_eq!(values.len(), 12);
             values.fill(row as f32);

@@ -9,7 +9,7 @@ use tch::Tensor;
 
 use super::ahead::{Ahead, Stop};
 use super::collate::{Pixels, labels};
-use super::loader::{LoadError, pool};
+use super::loader::{LoadError, no_memory, pool};
 use super::source::{BadImage, BadImages, Fetched, Source};
 
 /// How to go through a data set.
@@ -120,7 +120,8 @@ fn make(
             Err(reason) => left_out.extend(bad.note(source, sample, reason)?),
         }
     }
-    let mut pixels = Pixels::new(good.len(), stated.image_size as usize);
+    let side = stated.image_size as usize;
+    let mut pixels = Pixels::new(good.len(), side, false).map_err(no_memory)?;
     let rows: Vec<_> = pixels.rows_mut().zip(&good).collect();
     rows.into_par_iter()
         .for_each_init(Scratch::default, |scratch, (row, (_, image))| {

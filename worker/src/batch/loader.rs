@@ -19,6 +19,7 @@ use super::place::{Known, Original, Place};
 use super::source::{BadImage, BadImages, Source};
 use super::views::{Crops, Cuts};
 use super::{Layout, LayoutError, Row};
+use crate::device::pin;
 
 /// What a rank's loader makes.
 #[derive(Debug, Clone)]
@@ -267,6 +268,32 @@ impl Loader {
     pub fn next_step(&self) -> Result<Option<RankBatch>, LoadError> {
         self.ahead.next()
     }
+
+    /// The same, if it need not be waited for.
+    pub fn ready_step(&self) -> Option<Result<Option<RankBatch>, LoadError>> {
+        self.ahead.ready()
+    }
+}
+
+// === impl RankBatch ===
+
+impl RankBatch {
+    /// What goes up to the device, moved.
+    ///
+    /// # Errors
+    /// Those of `moved`.
+    pub fn moved(
+        self,
+        moved: &impl Fn(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Self, TchError> {
+        let batches = self.micro_batches.into_iter();
+        Ok(Self {
+            micro_batches: batches
+                .map(|rows| rows.moved(moved))
+                .collect::<Result<_, _>>()?,
+            ..self
+        })
+    }
 }
 
 /// Threads that decode and augment.
@@ -278,6 +305,12 @@ pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, LoadError> {
         .map_err(|error| LoadError::Threads {
             reason: error.to_string(),
         })
+}
+
+pub(super) fn no_memory(error: TchError) -> LoadError {
+    LoadError::Memory {
+        reason: error.to_string(),
+    }
 }
 
 // === impl Maker ===
@@ -303,7 +336,8 @@ impl Maker {
                 Place::Host => rows.len(),
                 Place::Device | Place::Resident(_) => 0,
             };
-            let mut pixels = Pixels::new(room, self.options.augment.image_size as usize);
+            let side = self.options.augment.image_size as usize;
+            let mut pixels = Pixels::new(room, side, self.options.pinned).map_err(no_memory)?;
             let mut rooms = pixels.rows_mut().map(Room::Pixels);
             let mut jobs: BTreeMap<u32, Job<'_>> = BTreeMap::new();
             for (number, row) in rows.iter().enumerate() {
@@ -345,9 +379,7 @@ impl Maker {
                 .map(|&sample| self.source.index().label(sample))
                 .collect();
             let batch = self.batch(rows, samples, (pixels, cuts), labels(&known));
-            micro_batches.push(batch.map_err(|error| LoadError::Memory {
-                reason: error.to_string(),
-            })?);
+            micro_batches.push(batch.map_err(no_memory)?);
         }
         Ok(RankBatch {
             step,
@@ -378,7 +410,7 @@ impl Maker {
             labels,
         };
         match self.options.pinned {
-            true => batch.pinned(),
+            true => batch.moved(&pin),
             false => Ok(batch),
         }
     }

@@ -15,7 +15,7 @@ use tch::Device;
 
 use super::gpu;
 use crate::batch::{Crops, Cuts, Gathered};
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, pin};
 
 /// Images whose views are made together on a device.
 const BATCH: u64 = 256;
@@ -197,7 +197,7 @@ fn batched(
         taken.into_iter().for_each(|cuts| all.append(cuts));
         let packed = pack(all)?;
         Ok(match device {
-            Device::Cuda(_) => packed.pinned(device)?,
+            Device::Cuda(_) => packed.moved(&pin)?,
             _ => packed,
         })
     };

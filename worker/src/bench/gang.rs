@@ -166,6 +166,10 @@ impl Process {
                 command.env("NCCL_HOSTID", format!("rank-{rank}"));
             }
         }
+        if std::env::var_os("NCCL_DEBUG_FILE").is_none() {
+            // Standard output is for greetings and figures.
+            command.env("NCCL_DEBUG_FILE", "/dev/stderr");
+        }
         let mut child = command
             .args(std::env::args_os().skip(1))
             .args(["--as-rank", &rank.to_string()])

@@ -4,7 +4,9 @@ use diptych_common::plan::Sheet;
 use diptych_common::spec::Precision;
 use tch::Device;
 
-use crate::device::{nvml, stream};
+use crate::agent::devices::{CudaView, survey};
+use crate::device::nvml::Nvml;
+use crate::device::stream;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -38,8 +40,15 @@ pub(super) fn name(device: Device) -> String {
     let Device::Cuda(index) = device else {
         return "cpu".to_owned();
     };
-    let gpu = nvml::Nvml::open().and_then(|nvml| nvml.gpu(index as u32));
-    gpu.map_or_else(|_| format!("cuda:{index}"), |gpu| gpu.name)
+    let nvml = Nvml::open().ok();
+    nvml.and_then(|nvml| name_among(&nvml, &CudaView::of_this_process(), index))
+        .unwrap_or_else(|| format!("cuda:{index}"))
+}
+
+/// The name of the GPU that CUDA, told this, numbers so: NVML has numbers of its own.
+fn name_among(nvml: &Nvml, view: &CudaView, index: usize) -> Option<String> {
+    let found = survey(nvml).ok()?;
+    Some(view.nth(index, &found)?.name.clone())
 }
 
 /// Share of the device's peak that so many operations a second are, where its data sheet is known.
@@ -54,4 +63,32 @@ pub(super) fn share_of_peak(device: Device, precision: Precision, flops_per_s: f
         .filter(|word| **word != "cpu")
         .find_map(|word| Sheet::named(word))?;
     Some(flops_per_s / (sheet.tflops(precision) * 1e12))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::fake;
+
+    #[test]
+    fn a_gpu_is_named_by_its_place_among_those_that_are_shown() {
+        let library = fake::library("nvml", &["-DLOST=1"]);
+        let nvml = Nvml::open_one_of(&[&library]).expect("it starts");
+        let name = |visible: Option<&str>, order: Option<&str>, index| {
+            let view = CudaView {
+                visible: visible.map(str::to_owned),
+                order: order.map(str::to_owned),
+            };
+            name_among(&nvml, &view, index)
+        };
+        let named = |number: u32| Some(format!("Fake GPU {number}"));
+        let by_address = Some("PCI_BUS_ID");
+        assert_eq!(name(Some("GPU-fake-2,GPU-fake-0"), None, 0), named(2));
+        assert_eq!(name(Some("2"), by_address, 0), named(2));
+        assert_eq!(name(None, by_address, 0), named(0));
+        // CUDA does not count a GPU that fell off the bus.
+        assert_eq!(name(None, by_address, 1), named(2));
+        // Of GPUs of several kinds the fastest would be the first.
+        assert_eq!(name(None, None, 0), None);
+    }
 }

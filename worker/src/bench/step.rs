@@ -73,6 +73,8 @@ struct Measured {
     /// Of each step on a CPU; of all on a GPU, where the host runs ahead.
     seconds: f64,
     hidden: f64,
+    /// Of a step's time, in which the host gives a GPU its work.
+    host: Option<f64>,
     loss: f64,
     peak_mib: Option<f64>,
 }
@@ -104,6 +106,7 @@ pub(super) fn run(args: &StepArgs) -> anyhow::Result<()> {
             "images_per_s": f64::from(args.batch) / seconds,
             "views_per_s": 2.0 * f64::from(args.batch) / seconds,
             "hidden_reduce_share": measured.hidden,
+            "host_share": measured.host,
             "mfu": gpu::share_of_peak(device, args.precision.spec(), flops / seconds),
             "peak_device_mib": measured.peak_mib,
         });
@@ -149,7 +152,7 @@ fn measure(args: &StepArgs, gang: &Gang, device: Device) -> anyhow::Result<Measu
         gang,
     };
     let warm_up = if device.is_cuda() { 10 } else { 2 };
-    let (mut times, mut hidden, mut loss) = (Vec::new(), Vec::new(), f64::NAN);
+    let (mut times, mut hidden, mut host, mut loss) = (vec![], vec![], vec![], f64::NAN);
     let mut run = |steps: u32| -> anyhow::Result<f64> {
         gpu::finish(device)?;
         let all = Instant::now();
@@ -158,7 +161,10 @@ fn measure(args: &StepArgs, gang: &Gang, device: Device) -> anyhow::Result<Measu
             let output = contrastive_step(&model, &mut buckets, &batches, &step)?;
             gang.statistics.settle()?;
             gang.gradients.settle()?;
+            let settled = Instant::now();
             optimizer.commit(&mut model, &buckets, lars::PACE)?;
+            let busy = output.queued.duration_since(start) + settled.elapsed();
+            host.push(busy.as_secs_f64());
             times.push(start.elapsed().as_secs_f64());
             hidden.push(output.reduced.hidden_share());
             loss = output.loss;
@@ -175,6 +181,10 @@ fn measure(args: &StepArgs, gang: &Gang, device: Device) -> anyhow::Result<Measu
             _ => super::median(times.split_off(warm_up as usize)),
         },
         hidden: super::median(hidden.split_off(warm_up as usize)),
+        // A CPU computes while it is given work.
+        host: device
+            .is_cuda()
+            .then(|| super::median(host.split_off(warm_up as usize)) / mean),
         loss,
         peak_mib: gpu::peak_mib(device)?,
     })

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use diptych_common::checkpoint::{Dtype, Role, TensorMeta, shard};
 use rayon::prelude::*;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use crate::device::fetch;
 use crate::phase::PhaseError;
 use crate::project::{NamedTensor, StateRole};
 
@@ -183,9 +184,12 @@ impl FlatFile {
             PhaseError::Internal("the state's tensors changed since the last save".to_owned())
         })?;
         self.reorders.clear();
+        let detached: Vec<Tensor> = tensors
+            .iter()
+            .map(|tensor| tensor.f_detach())
+            .collect::<Result<_, _>>()?;
         let mut dense = Vec::with_capacity(tensors.len());
-        for (place, tensor) in tensors.iter().enumerate() {
-            let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?;
+        for (place, tensor) in fetch(&detached)?.into_iter().enumerate() {
             match channels_last(&tensor).filter(|_| !tensor.is_contiguous()) {
                 Some((channels, pixels)) => {
                     self.reorders.push(Reorder {
@@ -258,7 +262,7 @@ mod tests {
     #[test]
     fn a_filled_file_reads_back_bit_for_bit() {
         tch::manual_seed(5);
-        let cpu = |kind| (kind, Device::Cpu);
+        let cpu = |kind| (kind, tch::Device::Cpu);
         let state = [
             (
                 "conv",

@@ -41,7 +41,8 @@ fn tcp_gangs(world: usize) -> Option<Vec<Gang>> {
     }))
 }
 
-fn pretend_gangs(world: usize) -> Option<Vec<Gang>> {
+/// Gangs over NCCL's backend and a fake library, for operands in the host's memory.
+pub(crate) fn pretend_gangs(world: usize) -> Option<Vec<Gang>> {
     static LIBRARY: OnceLock<Pretend> = OnceLock::new();
     let pretend = LIBRARY.get_or_init(Pretend::new).clone();
     let id = pretend.id();

@@ -14,6 +14,8 @@ pub mod staged; // device memory through the host's
 pub mod nccl; // CUDA gangs: NCCL, and tcp for the host's memory
 #[cfg(test)]
 mod conformance; // one suite for every backend
+#[cfg(test)]
+pub(crate) use conformance::pretend_gangs;
 
 use std::fmt;
 use std::sync::Arc;
@@ -78,6 +80,12 @@ pub trait Collective: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`CollectiveError`].
     fn barrier(&self) -> Result<(), CollectiveError>;
+
+    /// Whether [`begin_all_reduce`](Self::begin_all_reduce) of device memory waits for no peer. Then one thread has to make
+    /// the calls of both channels of a step, in the same order on every rank: a device may not run them side by side.
+    fn only_queues(&self) -> bool {
+        false
+    }
 
     /// What this thread queues on the device from now on comes after every call made so far.
     ///

@@ -4,10 +4,14 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
+#include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/version.h>
+
+#include <vector>
 
 #include "shim.h"
 
@@ -26,6 +30,9 @@ void order(const c10::Stream& earlier, const c10::Stream& later) {
   event.record(earlier);
   event.block(later);
 }
+
+// It knows no device before the first tensor, or this.
+void prepare_allocator() { at::globalContext().lazyInitDevice(c10::DeviceType::CUDA); }
 
 }  // namespace
 
@@ -61,21 +68,52 @@ int diptych_cuda_repeatable(int on) {
   });
 }
 
-// Bytes: free and all of the device, held by tensors now and at most since the last reset.
+// Bytes: free and all of the device, kept by the allocator, and of these held by tensors now and at most since the last
+// reset.
 int diptych_cuda_memory(int index, int64_t* out) {
   return guarded([&] {
+    prepare_allocator();
     const auto at = device(index).index();
     const auto [free, total] = at::accelerator::getMemoryInfo(at);
-    const auto held = at::accelerator::getDeviceStats(at).allocated_bytes[0];
+    const auto stats = at::accelerator::getDeviceStats(at);
     out[0] = static_cast<int64_t>(free);
     out[1] = static_cast<int64_t>(total);
-    out[2] = held.current;
-    out[3] = held.peak;
+    out[2] = stats.reserved_bytes[0].current;
+    out[3] = stats.allocated_bytes[0].current;
+    out[4] = stats.allocated_bytes[0].peak;
   });
 }
 
 int diptych_cuda_reset_peak(int index) {
-  return guarded([&] { at::accelerator::resetPeakStats(device(index).index()); });
+  return guarded([&] {
+    prepare_allocator();
+    at::accelerator::resetPeakStats(device(index).index());
+  });
+}
+
+// The tensor in memory of the host that a device reads without another copy.
+int diptych_cuda_pin(Tensor* tensor, Tensor** result) {
+  return guarded([&] { *result = new Tensor(tensor->is_pinned() ? *tensor : tensor->pin_memory()); });
+}
+
+// Room for `count` numbers of f32 in such memory.
+int diptych_cuda_pinned_room(int64_t count, Tensor** result) {
+  return guarded([&] { *result = new Tensor(at::empty({count}, at::TensorOptions(at::kFloat).pinned_memory(true))); });
+}
+
+// Copies to the host by way of pinned memory, with one wait for all of them.
+int diptych_cuda_fetch(Tensor* const* tensors, int64_t count, Tensor** out) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    std::vector<Tensor> host;
+    for (int64_t i = 0; i < count; ++i) {
+      const auto options = tensors[i]->options().device(at::kCPU).pinned_memory(true);
+      host.push_back(at::empty_strided(tensors[i]->sizes(), tensors[i]->strides(), options));
+      host.back().copy_(*tensors[i], /*non_blocking=*/true);
+    }
+    if (count > 0) cuda().getStream(tensors[0]->device()).synchronize();
+    for (int64_t i = 0; i < count; ++i) out[i] = new Tensor(host[i]);
+  });
 }
 
 // A stream of the pool, as long as the process lives; `urgent` ones go first.
@@ -101,6 +139,15 @@ int diptych_stream_before_current(c10::Stream* stream) {
 
 int diptych_stream_idle(c10::Stream* stream, int* idle) {
   return guarded([&] { *idle = cuda().queryStream(*stream) ? 1 : 0; });
+}
+
+// `to` = `from`, copied on `stream`.
+int diptych_stream_copy(c10::Stream* stream, Tensor* from, Tensor* to) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    const c10::StreamGuard on(*stream);
+    to->copy_(*from, /*non_blocking=*/true);
+  });
 }
 
 // The allocator does not give the tensor's memory to others before `stream` is done with what it has now.

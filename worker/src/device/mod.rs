@@ -9,6 +9,7 @@ mod error; // why a step is given up
 mod memory; // what is kept between steps
 mod settings; // device, precision, threads
 pub(crate) mod shim; // autograd in Rust, hooks, layouts, autocast
+pub(crate) mod norm; // batch norm in pieces
 pub(crate) mod stream; // streams and memory of CUDA devices
 pub(crate) mod update; // optimiser steps
 #[cfg(test)]
@@ -22,4 +23,4 @@ pub use library::{LibraryError, Tried};
 pub use memory::keep_freed_memory;
 pub use settings::{Compute, Layout};
 pub use stream::{DeviceMemory, torch_version};
-pub(crate) use stream::{memory as device_memory, send};
+pub(crate) use stream::{fetch, memory as device_memory, pin, pinned_room, send};

@@ -1,10 +1,10 @@
-//! The Rust skin of `shim.cc`; that of `update.cc` is in [`update`](super::update).
+//! The Rust skin of `shim.cc`; [`norm`](super::norm) and [`update`](super::update) are those of `norm.cc` and `update.cc`.
 //!
 //! Ownership: a tensor that goes in is borrowed for the call; a tensor that comes out is new and owned here. A boxed
 //! closure that goes in belongs to libtorch from then on, which drops it once. Closures run behind `catch_unwind`: a
 //! panic must not cross C++ frames.
 
-use std::ffi::{CStr, c_char, c_double, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -29,6 +29,7 @@ pub(crate) struct Autocast {
 
 unsafe extern "C" {
     fn diptych_shim_error() -> *const c_char;
+    fn diptych_shim_blame(text: *const c_char);
     fn diptych_attach(
         output: *mut C_tensor,
         a: *mut C_tensor,
@@ -58,29 +59,12 @@ unsafe extern "C" {
         model: *mut C_tensor,
         result: *mut *mut C_tensor,
     ) -> c_int;
-    fn diptych_batch_norm_sums(
-        gradient: *mut C_tensor,
-        x: *mut C_tensor,
-        mean: *mut C_tensor,
-        var: *mut C_tensor,
-        eps: c_double,
-        sum: *mut *mut C_tensor,
-        dot: *mut *mut C_tensor,
-    ) -> c_int;
-    fn diptych_affine(
-        gradient: *mut C_tensor,
-        x: *mut C_tensor,
-        scale: *mut C_tensor,
-        slope: *mut C_tensor,
-        shift: *mut C_tensor,
-        result: *mut *mut C_tensor,
-    ) -> c_int;
     fn diptych_autocast_enter(cuda: c_int, before: *mut c_int) -> c_int;
     fn diptych_autocast_leave(cuda: c_int, before: c_int) -> c_int;
 }
 
 /// Gives `output`, computed without a graph, a place in the graph of `inputs`: its gradient goes through `backward`,
-/// on the thread that runs the backward pass of the device. An error of `backward` fails that pass.
+/// on the thread that runs the backward pass. An error of `backward` fails that pass.
 pub(crate) fn attach(
     inputs: [Option<&Tensor>; 3],
     output: Tensor,
@@ -159,52 +143,6 @@ pub(crate) fn in_layout_of(tensor: &Tensor, model: &Tensor) -> Result<Tensor, Tc
     new_tensor(|result| unsafe { diptych_like(raw(tensor), raw(model), result) })
 }
 
-/// Per channel: the sum of `gradient`, and of `gradient · (x − mean) / √(var + eps)`.
-pub(crate) fn batch_norm_sums(
-    gradient: &Tensor,
-    x: &Tensor,
-    mean: &Tensor,
-    var: &Tensor,
-    eps: f64,
-) -> Result<(Tensor, Tensor), TchError> {
-    let (mut sum, mut dot) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: all tensors are live for the call.
-    check(unsafe {
-        diptych_batch_norm_sums(
-            raw(gradient),
-            raw(x),
-            raw(mean),
-            raw(var),
-            eps,
-            &mut sum,
-            &mut dot,
-        )
-    })?;
-    // SAFETY: success made both.
-    Ok(unsafe { (Tensor::from_ptr(sum), Tensor::from_ptr(dot)) })
-}
-
-/// `scale[c] · gradient + slope[c] · x + shift[c]` per channel, in one pass over memory.
-pub(crate) fn affine(
-    gradient: &Tensor,
-    x: &Tensor,
-    scale: &Tensor,
-    slope: &Tensor,
-    shift: &Tensor,
-) -> Result<Tensor, TchError> {
-    // SAFETY: all tensors are live for the call; C++ checks layout and dtype.
-    new_tensor(|result| unsafe {
-        diptych_affine(
-            raw(gradient),
-            raw(x),
-            raw(scale),
-            raw(slope),
-            raw(shift),
-            result,
-        )
-    })
-}
-
 extern "C" fn call_backward(
     state: *mut c_void,
     gradient: *mut C_tensor,
@@ -215,7 +153,8 @@ extern "C" fn call_backward(
         let slot = unsafe { &mut *state.cast::<Option<Backward>>() };
         // SAFETY: the gradient is borrowed for this call and not dropped here.
         let gradient = ManuallyDrop::new(unsafe { Tensor::from_ptr(gradient) });
-        slot.take().and_then(|backward| backward(&gradient).ok())
+        let backward = slot.take()?;
+        backward(&gradient).map_err(|error| blame(&error)).ok()
     }));
     let Ok(Some(results)) = outcome else { return 1 };
     for (index, tensor) in results.into_iter().enumerate() {
@@ -225,6 +164,13 @@ extern "C" fn call_backward(
         }
     }
     0
+}
+
+/// Has this thread's failing backward pass say why.
+fn blame(error: &TchError) {
+    let text = CString::new(error.to_string().replace('\0', " ")).unwrap_or_default();
+    // SAFETY: a NUL-terminated text, which C++ copies.
+    unsafe { diptych_shim_blame(text.as_ptr()) };
 }
 
 extern "C" fn drop_backward(state: *mut c_void) {

@@ -6,7 +6,7 @@ use std::ptr;
 use tch::{Device, TchError, Tensor};
 use torch_sys::C_tensor;
 
-use super::shim::{check, raw};
+use super::shim::{check, new_tensor, raw};
 
 /// A stream of a CUDA device beside the one that libtorch's operations run on.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct DeviceMemory {
     pub free: u64,
     /// All.
     pub total: u64,
+    /// Kept by this process's allocator, for tensors that are and that were.
+    pub reserved: u64,
     /// Held by this process's tensors.
     pub held: u64,
     /// The most that they held since the last [`reset_peak`].
@@ -47,6 +49,14 @@ unsafe extern "C" {
     fn diptych_stream_after_current(stream: *mut c_void) -> c_int;
     fn diptych_stream_before_current(stream: *mut c_void) -> c_int;
     fn diptych_stream_idle(stream: *mut c_void, idle: *mut c_int) -> c_int;
+    fn diptych_cuda_pin(tensor: *mut C_tensor, result: *mut *mut C_tensor) -> c_int;
+    fn diptych_cuda_pinned_room(count: i64, result: *mut *mut C_tensor) -> c_int;
+    fn diptych_cuda_fetch(
+        tensors: *const *mut C_tensor,
+        count: i64,
+        out: *mut *mut C_tensor,
+    ) -> c_int;
+    fn diptych_stream_copy(stream: *mut c_void, from: *mut C_tensor, to: *mut C_tensor) -> c_int;
     fn diptych_stream_keep(stream: *mut c_void, tensor: *mut C_tensor) -> c_int;
 }
 
@@ -92,13 +102,14 @@ pub(super) fn set_repeatable(on: bool) -> Result<(), TchError> {
 
 /// What a device's memory holds.
 pub(crate) fn memory(index: usize) -> Result<DeviceMemory, TchError> {
-    let mut out = [0; 4];
-    // SAFETY: room for four numbers.
+    let mut out = [0; 5];
+    // SAFETY: room for five numbers.
     check(unsafe { diptych_cuda_memory(index as c_int, out.as_mut_ptr()) })?;
-    let [free, total, held, peak] = out.map(|bytes| u64::try_from(bytes).unwrap_or(0));
+    let [free, total, reserved, held, peak] = out.map(|bytes| u64::try_from(bytes).unwrap_or(0));
     Ok(DeviceMemory {
         free,
         total,
+        reserved,
         held,
         peak,
     })
@@ -110,28 +121,66 @@ pub(crate) fn reset_peak(index: usize) -> Result<(), TchError> {
     check(unsafe { diptych_cuda_reset_peak(index as c_int) })
 }
 
-/// A tensor of the host on a device. The host does not wait: to a GPU it goes by way of pinned memory, which libtorch
-/// keeps for the next one.
+/// The tensor in memory of the host that CUDA devices read without another copy. libtorch keeps such memory for the next.
+pub(crate) fn pin(tensor: &Tensor) -> Result<Tensor, TchError> {
+    // SAFETY: the tensor is live for the call. (tch's `pin_memory` names a device: deprecated, and said at every call.)
+    new_tensor(|result| unsafe { diptych_cuda_pin(raw(tensor), result) })
+}
+
+/// Room for so many f32 in such memory, of any content.
+pub(crate) fn pinned_room(count: i64) -> Result<Tensor, TchError> {
+    // SAFETY: a plain number.
+    new_tensor(|result| unsafe { diptych_cuda_pinned_room(count, result) })
+}
+
+/// A tensor of the host on a device. The host does not wait.
 pub(crate) fn send(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
     match device {
-        Device::Cuda(_) => {
-            tensor
-                .f_pin_memory(device)?
-                .f_to_device_(device, tensor.kind(), true, false)
-        }
+        Device::Cuda(_) => pin(tensor)?.f_to_device_(device, tensor.kind(), true, false),
         _ => tensor.f_to_device(device),
     }
+}
+
+/// Tensors of one device on the host, with one wait for all of them; those of the host as they are.
+pub(crate) fn fetch(tensors: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
+    let on_gpu = |tensor: &Tensor| tensor.device().is_cuda();
+    if !tensors.first().is_some_and(on_gpu) {
+        return Ok(tensors.iter().map(Tensor::shallow_clone).collect());
+    }
+    let raws: Vec<_> = tensors.iter().map(raw).collect();
+    let mut out = vec![ptr::null_mut(); raws.len()];
+    // SAFETY: a list of live tensors, and room for as many.
+    check(unsafe { diptych_cuda_fetch(raws.as_ptr(), raws.len() as i64, out.as_mut_ptr()) })?;
+    // SAFETY: success made all of them.
+    let fetched = out.into_iter().map(|raw| unsafe { Tensor::from_ptr(raw) });
+    Ok(fetched.collect())
 }
 
 // === impl Stream ===
 
 impl Stream {
+    /// One of the device's.
+    pub(crate) fn new(device: usize) -> Result<Self, TchError> {
+        Self::make(device, false)
+    }
+
     /// One of the device's; its work goes before that of ordinary ones.
     pub(crate) fn urgent(device: usize) -> Result<Self, TchError> {
+        Self::make(device, true)
+    }
+
+    fn make(device: usize, urgent: bool) -> Result<Self, TchError> {
         let mut inner = ptr::null_mut();
         // SAFETY: a place for a pointer, freed once in `drop`.
-        check(unsafe { diptych_stream_new(device as c_int, 1, &mut inner) })?;
+        check(unsafe { diptych_stream_new(device as c_int, c_int::from(urgent), &mut inner) })?;
         Ok(Self { inner })
+    }
+
+    /// Copies on it; from pinned memory the host does not wait. Both tensors are kept until that is done.
+    pub(crate) fn copy(&self, from: &Tensor, to: &Tensor) -> Result<(), TchError> {
+        // SAFETY: a live stream; tensors live for the call, whose memory libtorch keeps for the stream from then on.
+        check(unsafe { diptych_stream_copy(self.inner, raw(from), raw(to)) })?;
+        self.keep(to)
     }
 
     /// The `cudaStream_t`, for libraries that take one. Valid for the life of the process.
@@ -171,7 +220,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // SAFETY: made in `urgent`, freed once. The device's stream itself belongs to libtorch's pool.
+        // SAFETY: made in `make`, freed once. The device's stream itself belongs to libtorch's pool.
         unsafe { diptych_stream_free(self.inner) };
     }
 }

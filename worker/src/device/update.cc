@@ -153,7 +153,8 @@ double step_cpu(Norms norms, Update update, const Tensor& w, const Tensor& g, co
   return trust;
 }
 
-// The same update for any device in a fixed number of launches, without a wait of the host.
+// The same update for any device in a few launches for all tensors (but one for each where the trust ratio is applied),
+// without a wait of the host.
 Tensor step_foreach(const std::vector<Tensor>& w, const std::vector<Tensor>& g, const std::vector<Tensor>& v,
                     const double* decay, const uint8_t* adapt, const StepNumbers& numbers) {
   std::vector<at::Scalar> decays(decay, decay + w.size());
@@ -185,9 +186,42 @@ Tensor step_foreach(const std::vector<Tensor>& w, const std::vector<Tensor>& g, 
   return trust.to(at::kDouble);
 }
 
+std::vector<Tensor> list_of(Tensor* const* tensors, int64_t count) {
+  std::vector<Tensor> list;
+  for (int64_t i = 0; i < count; ++i) list.push_back(tensors[i]->detach());
+  return list;
+}
+
 }  // namespace
 
 extern "C" {
+
+int diptych_zero(Tensor* const* tensors, int64_t count) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    at::_foreach_zero_(list_of(tensors, count));
+  });
+}
+
+// Whether all values of at least one tensor are finite, as a bool of their device; the host does not wait.
+int diptych_all_finite(Tensor* const* tensors, int64_t count, Tensor** result) {
+  return guarded([&] {
+    const auto list = list_of(tensors, count);
+    if (list[0].is_cuda()) {
+      // A sum of magnitudes that overflows is no gradient to step by either.
+      *result = new Tensor(at::stack(at::_foreach_norm(list, 1)).isfinite().all());
+      return;
+    }
+    // One pass over memory: a NaN wins both the minimum and the maximum.
+    std::vector<Tensor> bounds;
+    for (const auto& tensor : list) {
+      auto [least, most] = at::aminmax(tensor);
+      bounds.push_back(least);
+      bounds.push_back(most);
+    }
+    *result = new Tensor(at::stack(bounds).isfinite().all());
+  });
+}
 
 // One step over `count` tensors; *trust is a new tensor of their trust ratios (f64).
 int diptych_step(Tensor* const* weights, Tensor* const* gradients, Tensor* const* velocities, const double* decay,

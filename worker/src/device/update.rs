@@ -2,7 +2,7 @@
 
 use std::ffi::{c_double, c_int};
 
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
 use super::shim::{check, new_tensor, raw};
@@ -65,6 +65,12 @@ pub(crate) struct AdamNumbers {
 }
 
 unsafe extern "C" {
+    fn diptych_zero(tensors: *const *mut C_tensor, count: i64) -> c_int;
+    fn diptych_all_finite(
+        tensors: *const *mut C_tensor,
+        count: i64,
+        result: *mut *mut C_tensor,
+    ) -> c_int;
     fn diptych_step(
         weights: *const *mut C_tensor,
         gradients: *const *mut C_tensor,
@@ -92,6 +98,26 @@ unsafe extern "C" {
         decay: c_double,
         step: c_double,
     ) -> c_int;
+}
+
+/// Sets all values to zero.
+pub(crate) fn zero(tensors: &[Tensor]) -> Result<(), TchError> {
+    if tensors.is_empty() {
+        return Ok(());
+    }
+    let raws: Vec<_> = tensors.iter().map(raw).collect();
+    // SAFETY: a list of live tensors.
+    check(unsafe { diptych_zero(raws.as_ptr(), raws.len() as i64) })
+}
+
+/// Whether all values are finite, as a bool on their device: the host has not waited for it.
+pub(crate) fn all_finite(tensors: &[Tensor]) -> Result<Tensor, TchError> {
+    if tensors.is_empty() {
+        return Tensor::f_ones([], (Kind::Bool, Device::Cpu));
+    }
+    let raws: Vec<_> = tensors.iter().map(raw).collect();
+    // SAFETY: a list of live tensors.
+    new_tensor(|result| unsafe { diptych_all_finite(raws.as_ptr(), raws.len() as i64, result) })
 }
 
 /// One momentum step over all tensors, in place; returns their trust ratios, f64.

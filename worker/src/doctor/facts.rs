@@ -4,6 +4,7 @@ use std::thread;
 use diptych_common::units::Bytes;
 
 use super::Figure;
+use crate::agent::devices::{Found, survey};
 use crate::agent::identity::{host_name, memory_per_slot};
 use crate::collective::nccl::Nccl;
 use crate::device::nvml::{Gpu, Load, Nvml, NvmlError, Place};
@@ -43,8 +44,19 @@ pub struct Facts {
 pub struct ManagementFacts {
     /// Version of the driver.
     pub driver: String,
-    /// All devices of the machine.
+    /// All devices of the machine that answer.
     pub gpus: Vec<GpuFacts>,
+    /// The others.
+    pub silent: Vec<SilentGpu>,
+}
+
+/// A device that does not say what it is or how it is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilentGpu {
+    /// Its number on this machine.
+    pub index: u32,
+    /// What the library says instead.
+    pub error: String,
 }
 
 /// One device.
@@ -86,7 +98,9 @@ impl Facts {
                 cuda::libtorch().map(|path| path.display().to_string()),
             ),
             visible: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
-            management: ManagementFacts::gather().map_err(|error| error.to_string()),
+            management: Nvml::open()
+                .and_then(|nvml| ManagementFacts::gather(&nvml))
+                .map_err(|error| error.to_string()),
             driver: ask_driver()
                 .map(|driver| driver.cuda.to_string())
                 .map_err(|error| error.to_string()),
@@ -105,22 +119,42 @@ impl Facts {
     pub fn has_gpu(&self) -> bool {
         self.management
             .as_ref()
-            .is_ok_and(|facts| !facts.gpus.is_empty())
+            .is_ok_and(|facts| !facts.gpus.is_empty() || !facts.silent.is_empty())
     }
 }
 
+// === impl ManagementFacts ===
+
 impl ManagementFacts {
-    fn gather() -> Result<Self, NvmlError> {
-        let nvml = Nvml::open()?;
-        let gpus = nvml.gpus()?;
-        let places = nvml.places(&gpus)?;
-        let facts = gpus.into_iter().zip(places).map(|(gpu, place)| {
-            let load = nvml.load(gpu.index)?;
-            Ok(GpuFacts { gpu, load, place })
-        });
-        Ok(Self {
+    /// One by one: a device that does not answer says nothing about the others.
+    pub(super) fn gather(nvml: &Nvml) -> Result<Self, NvmlError> {
+        let mut facts = Self {
             driver: nvml.driver()?,
-            gpus: facts.collect::<Result<_, NvmlError>>()?,
+            gpus: Vec::new(),
+            silent: Vec::new(),
+        };
+        for found in survey(nvml)? {
+            let index = found.index;
+            match GpuFacts::of(nvml, found) {
+                Ok(gpu) => facts.gpus.push(gpu),
+                Err(error) => facts.silent.push(SilentGpu {
+                    index,
+                    error: error.to_string(),
+                }),
+            }
+        }
+        Ok(facts)
+    }
+}
+
+impl GpuFacts {
+    fn of(nvml: &Nvml, found: Found) -> Result<Self, NvmlError> {
+        Ok(Self {
+            gpu: found.gpu?,
+            load: nvml.load(found.index)?,
+            place: Place {
+                labels: found.labels,
+            },
         })
     }
 }

@@ -1,4 +1,5 @@
-use super::{Facts, GpuFacts, Wanted};
+use super::{Facts, GpuFacts, SilentGpu, Wanted};
+use crate::agent::devices::{CudaView, Found};
 
 /// What the facts mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,10 +107,12 @@ fn cuda(facts: &Facts, wanted: Wanted) -> Vec<Problem> {
             remedy: remedy.to_owned(),
         });
     };
-    let gpus = facts
+    let (gpus, silent) = facts
         .management
         .as_ref()
-        .map_or(&[][..], |facts| &facts.gpus);
+        .map_or((&[][..], &[][..]), |facts| {
+            (facts.gpus.as_slice(), facts.silent.as_slice())
+        });
     if let Err(error) = &facts.management {
         lacks(
             &format!("NVIDIA management library: {error}"),
@@ -123,9 +126,11 @@ fn cuda(facts: &Facts, wanted: Wanted) -> Vec<Problem> {
             "install an NVIDIA driver for CUDA 13 (R580 or newer)",
         );
     }
-    if let Err(error) = &facts.cuda {
-        let hidden = facts.visible.as_ref().filter(|_| !gpus.is_empty());
-        let remedy = match hidden {
+    // A driver that is not there has been told.
+    let told = |error: &str| matches!(&facts.driver, Err(driver) if error.contains(driver));
+    if let Some(error) = facts.cuda.as_ref().err().filter(|error| !told(error)) {
+        let visible = facts.visible.as_deref();
+        let remedy = match visible.filter(|visible| hides_all(visible, gpus)) {
             Some(visible) => format!(
                 "CUDA_VISIBLE_DEVICES is {visible:?} and the machine has {} GPUs: unset or correct it",
                 gpus.len()
@@ -147,6 +152,12 @@ fn cuda(facts: &Facts, wanted: Wanted) -> Vec<Problem> {
             remedy: "use the worker image for CUDA, or install nvidia-nccl-cu13 2.28.9".to_owned(),
         });
     }
+    // One that does not answer keeps no job from the others.
+    let mute = match gpus {
+        [] => missing,
+        _ => Weight::Warning,
+    };
+    problems.extend(silent.iter().map(|gpu| unheard(gpu, mute)));
     problems.extend(gpus.iter().flat_map(gpu));
     let shared = facts.shared_memory.filter(|size| size.get() < LEAST_SHARED);
     if let Some(size) = shared.filter(|_| gpus.len() > 1) {
@@ -158,11 +169,41 @@ fn cuda(facts: &Facts, wanted: Wanted) -> Vec<Problem> {
     problems
 }
 
+/// Whether none of the machine's devices is one that `CUDA_VISIBLE_DEVICES` shows.
+fn hides_all(visible: &str, gpus: &[GpuFacts]) -> bool {
+    let found = gpus.iter().map(|facts| Found {
+        index: facts.gpu.index,
+        gpu: Ok(facts.gpu.clone()),
+        labels: facts.place.labels.clone(),
+    });
+    let view = CudaView {
+        visible: Some(visible.to_owned()),
+        order: None,
+    };
+    let shown = view.shown(&found.collect::<Vec<_>>());
+    // In whatever order they are numbered, a number shows one.
+    !gpus.is_empty() && shown.is_ok_and(|shown| shown.is_empty())
+}
+
+fn unheard(gpu: &SilentGpu, weight: Weight) -> Problem {
+    Problem {
+        weight,
+        what: format!("GPU {} does not answer: {}", gpu.index, gpu.error),
+        remedy: "look at `nvidia-smi` and the kernel's log, and restart the machine".to_owned(),
+    }
+}
+
 /// What is wrong with one device.
 fn gpu(facts: &GpuFacts) -> Vec<Problem> {
     let GpuFacts { gpu, load, .. } = facts;
     let name = format!("GPU {} ({})", gpu.index, gpu.name);
     let mut problems = Vec::new();
+    if gpu.mig {
+        problems.push(warning(
+            format!("{name} is in MIG mode, and MIG instances are not lent"),
+            &format!("turn that off: nvidia-smi -i {} -mig 0", gpu.index),
+        ));
+    }
     if let Some(errors @ 1..) = load.ecc_uncorrected {
         problems.push(warning(
             format!("{name}: {errors} memory errors that ECC could not correct since the driver started"),

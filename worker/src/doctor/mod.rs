@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-pub use facts::{CollectiveFacts, Facts, GpuFacts, ManagementFacts};
+pub use facts::{CollectiveFacts, Facts, GpuFacts, ManagementFacts, SilentGpu};
 pub use figures::Figure;
 pub use judge::{Diagnosis, Problem, Weight, judge};
 

@@ -2,7 +2,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::{Diagnosis, Facts, Figure, GpuFacts, Problem, Wanted};
+use super::{Diagnosis, Facts, Figure, GpuFacts, Problem, SilentGpu, Wanted};
 
 /// Widest line of a remedy or reason.
 const WIDTH: usize = 110;
@@ -26,7 +26,7 @@ pub(super) fn table(facts: &Facts, diagnosis: &Diagnosis, out: &mut impl Write) 
     let cuda = facts.cuda.as_ref();
     row(
         "libtorch's CUDA",
-        &cuda.map_or("none".to_owned(), |cuda| {
+        &cuda.map_or("cannot be used".to_owned(), |cuda| {
             format!("{}, {} devices", cuda.library, cuda.devices)
         }),
     )?;
@@ -53,6 +53,12 @@ pub(super) fn table(facts: &Facts, diagnosis: &Diagnosis, out: &mut impl Write) 
     for gpu in facts.management.iter().flat_map(|facts| &facts.gpus) {
         row(&format!("GPU {}", gpu.gpu.index), &device(gpu))?;
     }
+    for gpu in facts.management.iter().flat_map(|facts| &facts.silent) {
+        row(
+            &format!("GPU {}", gpu.index),
+            &format!("does not answer: {}", gpu.error),
+        )?;
+    }
     row("CPU ranks talk by", &diagnosis.cpu_collectives)?;
     row("CUDA ranks talk by", &diagnosis.cuda_collectives)?;
     for figure in &facts.figures {
@@ -77,7 +83,8 @@ pub(super) fn json(facts: &Facts, diagnosis: &Diagnosis, out: &mut impl Write) -
     };
     let management = facts.management.as_ref().map(|management| {
         let gpus: Vec<Value> = management.gpus.iter().map(device_json).collect();
-        json!({ "driver": management.driver, "gpus": gpus })
+        let silent: Vec<Value> = management.silent.iter().map(silent_json).collect();
+        json!({ "driver": management.driver, "gpus": gpus, "silent": silent })
     });
     let document = json!({
         "runs": diagnosis.runs,
@@ -111,6 +118,9 @@ fn device(facts: &GpuFacts) -> String {
         "{}, {} of {} free, capability {}.{}, {}",
         gpu.name, load.free, gpu.memory, gpu.capability.0, gpu.capability.1, gpu.bus_id
     );
+    if gpu.mig {
+        text += ", in MIG mode";
+    }
     if let Some(busy) = load.busy_percent {
         text += &format!(", {busy} % busy");
     }
@@ -150,11 +160,16 @@ fn device_json(facts: &GpuFacts) -> Value {
         "free_bytes": load.free.get(),
         "busy_percent": load.busy_percent,
         "ecc_uncorrected": load.ecc_uncorrected,
+        "mig": gpu.mig,
         "capability": format!("{}.{}", gpu.capability.0, gpu.capability.1),
         "numa_node": gpu.numa_node,
         "cores": gpu.cores,
         "labels": place.labels,
     })
+}
+
+fn silent_json(gpu: &SilentGpu) -> Value {
+    json!({ "index": gpu.index, "error": gpu.error })
 }
 
 fn figure_json(figure: &Figure) -> Value {

@@ -4,7 +4,8 @@ use diptych_common::units::Bytes;
 
 use super::*;
 use crate::device::cuda::Cuda;
-use crate::device::nvml::{Gpu, Load, Place};
+use crate::device::fake;
+use crate::device::nvml::{Gpu, Load, Nvml, Place};
 
 const GIB: u64 = 1 << 30;
 
@@ -17,6 +18,7 @@ fn gpu(index: u32) -> GpuFacts {
             bus_id: "00000000:01:00.0".to_owned(),
             memory: Bytes::new(140 * GIB),
             capability: (9, 0),
+            mig: false,
             numa_node: Some(0),
             cores: Some("0-15".to_owned()),
         },
@@ -48,6 +50,7 @@ fn machine(gpus: u32) -> Facts {
         management: Ok(ManagementFacts {
             driver: "580.82.07".to_owned(),
             gpus: (0..gpus).map(gpu).collect(),
+            silent: Vec::new(),
         }),
         driver: Ok("13.0".to_owned()),
         cuda: Ok(Cuda {
@@ -141,6 +144,77 @@ fn hidden_gpus_are_told_by_the_variable_that_hides_them() {
 }
 
 #[test]
+fn a_variable_that_shows_a_gpu_is_not_what_cuda_lacks() {
+    for visible in ["1", "GPU-1,GPU-0"] {
+        let facts = Facts {
+            cuda: Err("libcudnn.so.9: cannot open shared object file".to_owned()),
+            visible: Some(visible.to_owned()),
+            ..machine(2)
+        };
+        let diagnosis = judge(&facts, None);
+        let remedy = &diagnosis.problems[0].remedy;
+        assert!(!remedy.contains("CUDA_VISIBLE_DEVICES"), "{remedy}");
+    }
+}
+
+/// What NVML's library, made with these options, says of its three GPUs.
+fn managed(options: &[&str]) -> Facts {
+    let library = fake::library("nvml", options);
+    let nvml = Nvml::open_one_of(&[&library]).expect("it starts");
+    Facts {
+        management: Ok(ManagementFacts::gather(&nvml).expect("it counts its GPUs")),
+        ..machine(3)
+    }
+}
+
+#[test]
+fn a_gpu_that_does_not_answer_is_warned_of_and_the_others_run() {
+    // It fell off the bus, its neighbour tells no counters, and how far they are from each other is not known.
+    let facts = managed(&["-DLOST=1", "-DFORBIDDEN=0", "-DTOPOLOGY=3"]);
+    let management = facts.management.as_ref().expect("GPUs");
+    let answering: Vec<_> = management.gpus.iter().map(|gpu| gpu.gpu.index).collect();
+    assert_eq!(answering, [0, 2]);
+    assert_eq!(management.gpus[0].load.ecc_uncorrected, None);
+    let lost = SilentGpu {
+        index: 1,
+        error: "nvmlDeviceGetHandleByIndex: GPU is lost".to_owned(),
+    };
+    assert_eq!(management.silent, [lost]);
+    let diagnosis = judge(&facts, Some(Wanted::Cuda));
+    assert!(diagnosis.runs, "{:?}", diagnosis.problems);
+    let told = |problem: &Problem| problem.what.starts_with("GPU 1 does not answer");
+    assert!(diagnosis.problems.iter().any(told));
+}
+
+#[test]
+fn a_machine_none_of_whose_gpus_answers_runs_no_cuda_ranks() {
+    let mut facts = machine(1);
+    let management = facts.management.as_mut().expect("GPUs");
+    management.gpus.clear();
+    management.silent.push(SilentGpu {
+        index: 0,
+        error: "GPU is lost".to_owned(),
+    });
+    assert!(facts.has_gpu());
+    assert!(!judge(&facts, None).runs);
+    assert!(judge(&facts, Some(Wanted::Cpu)).runs);
+}
+
+#[test]
+fn a_gpu_in_mig_mode_is_warned_of() {
+    let diagnosis = judge(&managed(&["-DMIG=1"]), Some(Wanted::Cuda));
+    assert!(diagnosis.runs, "{:?}", diagnosis.problems);
+    let mut problems = diagnosis.problems.iter();
+    let told = problems.any(|problem| {
+        problem
+            .what
+            .starts_with("GPU 1 (Fake GPU 1) is in MIG mode")
+            && problem.remedy.contains("nvidia-smi -i 1 -mig 0")
+    });
+    assert!(told, "{:?}", diagnosis.problems);
+}
+
+#[test]
 fn one_gpu_needs_no_nccl_and_two_do() {
     for (gpus, runs) in [(1, true), (2, false)] {
         let facts = Facts {
@@ -181,7 +255,12 @@ fn sick_busy_and_old_devices_are_warned_of() {
 
 #[test]
 fn both_forms_of_the_report_say_the_same() {
-    let facts = machine(1);
+    let mut facts = machine(1);
+    let management = facts.management.as_mut().expect("GPUs");
+    management.silent.push(SilentGpu {
+        index: 1,
+        error: "GPU is lost".to_owned(),
+    });
     let diagnosis = judge(&facts, None);
     let (mut table, mut json) = (Vec::new(), Vec::new());
     print::table(&facts, &diagnosis, &mut table).expect("written");
@@ -191,6 +270,7 @@ fn both_forms_of_the_report_say_the_same() {
         "580.82.07, for CUDA up to 13.0",
         "NVIDIA H200, 139.0 GiB of 140.0 GiB free",
         "nvlink 0",
+        "does not answer: GPU is lost",
     ] {
         assert!(table.contains(part), "{part}: {table}");
     }
@@ -198,6 +278,7 @@ fn both_forms_of_the_report_say_the_same() {
     let json: serde_json::Value = serde_json::from_slice(&json).expect("a document");
     assert_eq!(json["runs"], true);
     assert_eq!(json["management"]["gpus"][0]["memory_bytes"], 140 * GIB);
+    assert_eq!(json["management"]["silent"][0]["index"], 1);
     assert_eq!(json["nccl"]["version"], "2.28.9");
 }
 
@@ -208,4 +289,17 @@ fn this_machine_can_be_examined() {
     assert_eq!(facts.libtorch.0, "2.11.0");
     // CPU ranks run wherever this test does.
     assert!(judge(&facts, Some(Wanted::Cpu)).runs);
+}
+
+#[test]
+fn a_missing_driver_is_told_once() {
+    let why = "libcuda.so.1: cannot open shared object file";
+    let facts = Facts {
+        driver: Err(why.to_owned()),
+        cuda: Err(format!("no usable NVIDIA driver: {why}. Install one")),
+        ..without_gpu()
+    };
+    let problems = judge(&facts, Some(Wanted::Cuda)).problems;
+    let told = problems.iter().filter(|problem| problem.what.contains(why));
+    assert_eq!(told.count(), 1, "{problems:?}");
 }

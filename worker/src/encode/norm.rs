@@ -1,8 +1,8 @@
 //! Batch norm whose statistics are those of a group over all ranks (SimCLR v1 §2.2, "global BN").
 //!
-//! Forward gathers every rank's (count, mean, squared deviation) per group and channel and merges them in rank order
-//! (Chan et al. 1979: no cancellation). Backward sums `Σ dy` and `Σ dy·x̂` over the ranks. Both travel in f64, one
-//! collective each, whatever the number of groups held at once. With `n` the group's count over all ranks:
+//! Forward gathers every rank's (count, mean, deviation) per group and channel and merges them in rank order (Chan et al.
+//! 1979: no cancellation). Backward sums `Σ dy` and `Σ dy·x̂` over the ranks. One collective each, whatever the number of
+//! groups held at once. With `n` the group's count over all ranks:
 //! `dx = γ/√(var+ε) · (dy − Σdy/n − x̂ · Σ(dy·x̂)/n)`.
 
 use std::cell::RefCell;
@@ -14,6 +14,7 @@ use tch::{Kind, TchError, Tensor, no_grad};
 use super::build::{Build, Role};
 use super::mode::{Mode, TrainMode};
 use crate::collective::Collective;
+use crate::device::norm::{self, Moments, Moving, Scaled, Sums};
 use crate::device::{StepError, shim};
 
 /// Share of the old running statistics that a step keeps.
@@ -26,7 +27,8 @@ pub struct BatchNorm {
     beta: Shift,
     running_mean: Tensor,
     running_var: Tensor,
-    staged: RefCell<Staged>,
+    /// The groups of this step.
+    staged: RefCell<Vec<Moments>>,
 }
 
 /// β, or zeros where the layer has none (the last layer of a projection head).
@@ -36,23 +38,11 @@ enum Shift {
     Zero(Tensor),
 }
 
-/// Sums of the statistics of this step's groups.
-#[derive(Debug, Default)]
-enum Staged {
-    #[default]
-    Nothing,
-    Groups {
-        mean: Tensor,
-        var: Tensor,
-        count: u32,
-    },
-}
-
-/// The groups of one pass: statistics `[groups, channels]` in f64 and counts `[groups, 1]`.
-struct Moments {
+/// The rows of a group, over all ranks.
+struct Group {
+    /// Values per channel, `[1]` of int32.
     count: Tensor,
-    mean: Tensor,
-    var: Tensor,
+    moments: Moments,
 }
 
 /// What backward needs of forward.
@@ -60,7 +50,7 @@ struct Saved {
     x: Tensor,
     gamma: Tensor,
     group_rows: Vec<i64>,
-    moments: Moments,
+    groups: Vec<Group>,
     channel: Arc<dyn Collective>,
     /// Whether β is trained.
     shift: bool,
@@ -143,20 +133,25 @@ impl BatchNorm {
             });
         }
         let values = x.detach();
-        let (output, moments) = no_grad(|| -> Result<_, StepError> {
-            let local = self.local_moments(&values, &train.group_rows)?;
-            let moments = merge(local, train.channel().as_ref())?;
-            let output = self.normalise(&values, &train.group_rows, &moments)?;
+        let (output, groups) = no_grad(|| -> Result<_, StepError> {
+            let parts = parts(&values, &train.group_rows)?;
+            let groups = merge(local(&parts)?, train.channel().as_ref())?;
+            let outputs = parts
+                .iter()
+                .zip(&groups)
+                .map(|(x, group)| norm::apply(self.scaled(x), self.beta.tensor(), &group.moments));
+            let output = concatenate(outputs.collect::<Result<_, _>>()?)?;
             if train.stage {
-                self.staged.borrow_mut().add(&moments)?;
+                let seen = groups.iter().map(|group| group.moments.share());
+                self.staged.borrow_mut().extend(seen);
             }
-            Ok((output, moments))
+            Ok((output, groups))
         })?;
         let saved = Saved {
             x: values,
             gamma: self.gamma.detach(),
             group_rows: train.group_rows.clone(),
-            moments,
+            groups,
             channel: Arc::clone(train.channel()),
             shift: matches!(self.beta, Shift::Trained(_)),
         };
@@ -183,69 +178,28 @@ impl BatchNorm {
         )?)
     }
 
-    /// This rank's count, mean and biased variance of each group.
-    fn local_moments(&self, x: &Tensor, group_rows: &[i64]) -> Result<Moments, StepError> {
-        let (mut counts, mut means, mut vars) = (Vec::new(), Vec::new(), Vec::new());
-        // Their dtype asks libtorch for statistics in full precision where x is bf16.
-        let (mean_kind, var_kind) = (
-            self.running_mean.f_detach_copy()?,
-            self.running_var.f_detach_copy()?,
-        );
-        for rows in groups(x, group_rows)? {
-            let (mean, var) =
-                rows.f_batch_norm_update_stats(Some(&mean_kind), Some(&var_kind), 0.0)?;
-            let count = rows.numel() as f64 / rows.size()[1] as f64;
-            counts.push(Tensor::f_full([1], count, (Kind::Double, x.device()))?);
-            means.push(mean);
-            vars.push(var);
+    fn scaled<'a>(&'a self, x: &'a Tensor) -> Scaled<'a> {
+        Scaled {
+            x,
+            gamma: &self.gamma,
+            eps: EPS,
         }
-        Ok(Moments {
-            count: Tensor::f_stack(&counts, 0)?,
-            mean: Tensor::f_stack(&means, 0)?.f_to_kind(Kind::Double)?,
-            var: Tensor::f_stack(&vars, 0)?.f_to_kind(Kind::Double)?,
-        })
     }
 
-    fn normalise(
-        &self,
-        x: &Tensor,
-        group_rows: &[i64],
-        moments: &Moments,
-    ) -> Result<Tensor, StepError> {
-        let (mean, var) = (
-            moments.mean.f_to_kind(self.gamma.kind())?,
-            moments.var.f_to_kind(self.gamma.kind())?,
-        );
-        let mut outputs = Vec::new();
-        for (group, rows) in groups(x, group_rows)?.iter().enumerate() {
-            let group = group as i64;
-            let (output, _, _) = rows.f_native_batch_norm(
-                Some(&self.gamma),
-                Some(self.beta.tensor()),
-                Some(&mean.f_get(group)?),
-                Some(&var.f_get(group)?),
-                false,
-                0.0,
-                EPS,
-            )?;
-            outputs.push(output);
-        }
-        concatenate(outputs)
-    }
-
-    /// Moves the running statistics towards the mean of the staged groups, once, and forgets the groups.
-    pub(crate) fn commit(&mut self) -> Result<(), TchError> {
-        let Staged::Groups { mean, var, count } = self.staged.take() else {
-            return Ok(());
-        };
-        no_grad(|| {
-            for (running, sum) in [(&mut self.running_mean, mean), (&mut self.running_var, var)] {
-                let step = (sum * ((1.0 - DECAY) / f64::from(count))).f_to_kind(running.kind())?;
-                let _ = running.f_mul_scalar_(DECAY)?;
-                let _ = running.f_add_(&step)?;
-            }
-            Ok(())
-        })
+    /// Moves the running statistics of layers towards the mean of their staged groups, once, and forgets the groups.
+    pub(crate) fn commit<'a>(
+        layers: impl IntoIterator<Item = &'a mut BatchNorm>,
+    ) -> Result<(), TchError> {
+        let moving: Vec<Moving<'_>> = layers
+            .into_iter()
+            .map(|layer| Moving {
+                groups: layer.staged.take(),
+                mean: &layer.running_mean,
+                var: &layer.running_var,
+            })
+            .filter(|layer| !layer.groups.is_empty())
+            .collect();
+        norm::commit(&moving, DECAY, EPS)
     }
 
     /// Forgets the groups of a step that is given up.
@@ -264,120 +218,128 @@ impl Shift {
     }
 }
 
-// === impl Staged ===
-
-impl Staged {
-    /// Adds group by group, so that the sum does not depend on how groups are cut into micro-batches.
-    fn add(&mut self, moments: &Moments) -> Result<(), TchError> {
-        for group in 0..moments.mean.size()[0] {
-            let (mean, var) = (moments.mean.f_get(group)?, moments.var.f_get(group)?);
-            *self = match std::mem::take(self) {
-                Self::Nothing => Self::Groups {
-                    mean: mean.f_detach_copy()?,
-                    var: var.f_detach_copy()?,
-                    count: 1,
-                },
-                Self::Groups {
-                    mean: means,
-                    var: vars,
-                    count,
-                } => Self::Groups {
-                    mean: means + mean,
-                    var: vars + var,
-                    count: count + 1,
-                },
-            };
-        }
-        Ok(())
-    }
-}
-
 // === impl Saved ===
 
 impl Saved {
     fn backward(&self, gradient: &Tensor) -> Result<[Option<Tensor>; 3], StepError> {
         let gradient = shim::in_layout_of(gradient, &self.x)?.f_to_kind(self.x.kind())?;
-        let kind = self.gamma.kind();
-        let (mean, var) = (
-            self.moments.mean.f_to_kind(kind)?,
-            self.moments.var.f_to_kind(kind)?,
-        );
         let (gradients, values) = (
-            groups(&gradient, &self.group_rows)?,
-            groups(&self.x, &self.group_rows)?,
+            parts(&gradient, &self.group_rows)?,
+            parts(&self.x, &self.group_rows)?,
         );
-        let (mut sums, mut dots) = (Vec::new(), Vec::new());
-        for (group, (gradient, x)) in gradients.iter().zip(&values).enumerate() {
-            let group = group as i64;
-            let (sum, dot) =
-                shim::batch_norm_sums(gradient, x, &mean.f_get(group)?, &var.f_get(group)?, EPS)?;
-            sums.push(sum);
-            dots.push(dot);
-        }
-        let sums = Tensor::f_stack(&sums, 0)?.f_to_kind(Kind::Double)?;
-        let dots = Tensor::f_stack(&dots, 0)?.f_to_kind(Kind::Double)?;
+        let scaled = |x| Scaled {
+            x,
+            gamma: &self.gamma,
+            eps: EPS,
+        };
+        let work = || gradients.iter().zip(&values).zip(&self.groups);
+        let own = work()
+            .map(|((gradient, x), group)| norm::sums(gradient, scaled(x), &group.moments))
+            .collect::<Result<Vec<_>, _>>()?;
         // The parameters' gradients are this rank's share; the gradient buckets add the others.
-        let gamma_gradient = sum_groups(&dots)?.f_to_kind(kind)?;
-        let beta_gradient = sum_groups(&sums)?.f_to_kind(kind)?;
+        let kind = self.gamma.kind();
+        let gamma_gradient = sum_of(own.iter().map(|sums| &sums.dot))?.f_to_kind(kind)?;
+        let beta_gradient = sum_of(own.iter().map(|sums| &sums.sum))?.f_to_kind(kind)?;
 
-        let mut all = Tensor::f_stack(&[sums, dots], 0)?;
-        if self.channel.world() > 1 {
-            self.channel.all_reduce(&mut all)?;
-        }
-        let (sum, dot) = (
-            all.f_get(0)? / &self.moments.count,
-            all.f_get(1)? / &self.moments.count,
-        );
-        let deviation = (&self.moments.var + EPS).f_rsqrt()?;
-        let scale = &deviation * &self.gamma.f_to_kind(Kind::Double)?;
-        let slope: Tensor = -(&scale * &deviation * dot);
-        let shift = (-(&scale * sum) - &slope * &self.moments.mean).f_to_kind(kind)?;
-        let (scale, slope) = (scale.f_to_kind(kind)?, slope.f_to_kind(kind)?);
-
-        let mut outputs = Vec::new();
-        for (group, (gradient, x)) in gradients.iter().zip(&values).enumerate() {
-            let group = group as i64;
-            let (scale, slope, shift) = (
-                scale.f_get(group)?,
-                slope.f_get(group)?,
-                shift.f_get(group)?,
-            );
-            outputs.push(shim::affine(gradient, x, &scale, &slope, &shift)?);
-        }
+        let all = sum_over_ranks(own, self.channel.as_ref())?;
+        let outputs = work().zip(&all).map(|(((gradient, x), group), sums)| {
+            norm::gradient(gradient, scaled(x), &group.moments, sums, &group.count)
+        });
         Ok([
-            Some(concatenate(outputs)?),
+            Some(concatenate(outputs.collect::<Result<_, _>>()?)?),
             Some(gamma_gradient),
             self.shift.then_some(beta_gradient),
         ])
     }
 }
 
-/// Merges all ranks' moments, in rank order.
-fn merge(local: Moments, channel: &dyn Collective) -> Result<Moments, StepError> {
-    let world = channel.world();
-    if world == 1 {
-        return Ok(local);
-    }
-    let channels = local.mean.size()[1];
-    // [1, groups, 1 + 2C], so that the ranks stack along dimension 0.
-    let mine = Tensor::f_cat(&[&local.count, &local.mean, &local.var], 1)?.f_unsqueeze(0)?;
-    let all = channel.all_gather(&mine.f_contiguous()?, &vec![1; world])?;
-    let (counts, means) = (all.f_narrow(2, 0, 1)?, all.f_narrow(2, 1, channels)?);
-    let vars = all.f_narrow(2, 1 + channels, channels)?;
-    let count = sum_groups(&counts)?;
-    let mean = sum_groups(&(&counts * &means))? / &count;
-    let from_mean = &means - mean.f_unsqueeze(0)?;
-    let var = sum_groups(&(&counts * (vars + &from_mean * &from_mean)))? / &count;
-    Ok(Moments { count, mean, var })
+/// This rank's rows of each group.
+fn local(parts: &[Tensor]) -> Result<Vec<Group>, TchError> {
+    parts
+        .iter()
+        .map(|x| {
+            let count = x.numel() as i64 / x.size()[1];
+            Ok(Group {
+                count: Tensor::f_full([1], count, (Kind::Int, x.device()))?,
+                moments: norm::moments(x, EPS)?,
+            })
+        })
+        .collect()
 }
 
-/// The sum over dimension 0.
-fn sum_groups(tensor: &Tensor) -> Result<Tensor, TchError> {
-    tensor.f_sum_dim_intlist(0i64, false, tensor.kind())
+/// Merges all ranks' rows of each group, in rank order.
+fn merge(local: Vec<Group>, channel: &dyn Collective) -> Result<Vec<Group>, StepError> {
+    let (world, groups) = (channel.world(), local.len() as i64);
+    let Some(first) = local.first().filter(|_| world > 1) else {
+        return Ok(local);
+    };
+    let (channels, kind) = (first.moments.mean.size()[0], first.moments.mean.kind());
+    let mut mine = Vec::new();
+    for Group { count, moments } in &local {
+        mine.push(count.f_to_kind(kind)?);
+        mine.extend([
+            moments.mean.shallow_clone(),
+            moments.deviation.shallow_clone(),
+        ]);
+    }
+    // [1, groups, 1 + 2C], so that the ranks stack along dimension 0.
+    let mine = Tensor::f_cat(&mine, 0)?.f_view([1, groups, 1 + 2 * channels])?;
+    let all = channel.all_gather(&mine, &vec![1; world])?;
+    let (counts, means) = (all.f_narrow(2, 0, 1)?, all.f_narrow(2, 1, channels)?);
+    let vars = all
+        .f_narrow(2, 1 + channels, channels)?
+        .f_pow_tensor_scalar(-2)?
+        - EPS;
+    let sum = |tensor: Tensor| tensor.f_sum_dim_intlist(0i64, false, kind);
+    let count = sum(counts.shallow_clone())?;
+    let mean = sum(&counts * &means)? / &count;
+    let from_mean = &means - mean.f_unsqueeze(0)?;
+    let var = sum(&counts * (vars + &from_mean * &from_mean))? / &count;
+    let deviation = (var + EPS).f_rsqrt()?;
+    let count = count.f_to_kind(Kind::Int)?;
+    (0..groups)
+        .map(|group| {
+            Ok(Group {
+                count: count.f_get(group)?,
+                moments: Moments {
+                    mean: mean.f_get(group)?,
+                    deviation: deviation.f_get(group)?,
+                },
+            })
+        })
+        .collect()
+}
+
+/// The sums of all ranks, group by group.
+fn sum_over_ranks(own: Vec<Sums>, channel: &dyn Collective) -> Result<Vec<Sums>, StepError> {
+    if channel.world() == 1 {
+        return Ok(own);
+    }
+    let both = own.iter().flat_map(|sums| [&sums.sum, &sums.dot]);
+    let mut all = Tensor::f_stack(&both.collect::<Vec<_>>(), 0)?;
+    channel.all_reduce(&mut all)?;
+    (0..own.len() as i64)
+        .map(|group| {
+            Ok(Sums {
+                sum: all.f_get(2 * group)?,
+                dot: all.f_get(2 * group + 1)?,
+            })
+        })
+        .collect()
+}
+
+/// The sum of at least one tensor, which may be the tensor itself.
+fn sum_of<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Tensor, TchError> {
+    let tensors: Vec<&Tensor> = tensors.collect();
+    if let [only] = tensors[..] {
+        return Ok(only.shallow_clone());
+    }
+    let stacked = Tensor::f_stack(&tensors, 0)?;
+    stacked.f_sum_dim_intlist(0i64, false, stacked.kind())
 }
 
 /// The rows of each group, without a copy.
-fn groups(x: &Tensor, group_rows: &[i64]) -> Result<Vec<Tensor>, TchError> {
+fn parts(x: &Tensor, group_rows: &[i64]) -> Result<Vec<Tensor>, TchError> {
     if let [_] = group_rows {
         return Ok(vec![x.shallow_clone()]);
     }

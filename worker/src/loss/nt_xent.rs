@@ -20,8 +20,13 @@ use crate::device::{StepError, send};
 use crate::gather::RowOrder;
 use queue::Queue;
 
-/// Elements of one strip of S.
-const STRIP: i64 = 1 << 20;
+/// What one strip of S may be.
+#[derive(Debug, Clone, Copy)]
+struct StripSize {
+    elements: i64,
+    rows: i64,
+}
+
 /// Unit vectors at this temperature or above need no shift: |s| ≤ 40, so that exp neither overflows nor vanishes.
 const NO_SHIFT_TEMPERATURE: f64 = 0.025;
 /// Smallest squared norm that is divided by (official code).
@@ -51,10 +56,12 @@ pub struct Figures {
 
 /// This rank's anchors in canonical order, and where they stand.
 struct Anchors {
-    /// Canonical positions, ascending.
+    /// Canonical positions, ascending; on the device too, and those of their partners.
     positions: Vec<i64>,
-    /// Row of `positions[k]` among the rows given.
-    local: Vec<i64>,
+    here: Tensor,
+    partners: Tensor,
+    /// Row of `positions[k]` among the rows given, on the device.
+    local: Tensor,
     /// Rows / τ.
     scaled: Tensor,
 }
@@ -71,6 +78,7 @@ struct All {
     z: Tensor,
     pairs: i64,
     shifted: bool,
+    strip: StripSize,
 }
 
 /// `u` holds this rank's rows `[n, d]` in the order that `order` gives them; all ranks call together. `queue` are the
@@ -98,6 +106,7 @@ pub fn nt_xent(
             z,
             pairs: order.total() / 2,
             shifted,
+            strip: StripSize::on(u.device()),
         };
         let anchors = Anchors::new(
             &all.z,
@@ -139,6 +148,37 @@ pub fn nt_xent(
     })
 }
 
+// === impl StripSize ===
+
+impl StripSize {
+    /// A CPU works in its cache; on a GPU a launch should be worth its time (docs/plan.md counts both).
+    fn on(device: Device) -> Self {
+        match device {
+            Device::Cuda(_) => Self {
+                elements: 1 << 24,
+                rows: 1 << 13,
+            },
+            _ => Self {
+                elements: 1 << 20,
+                rows: 512,
+            },
+        }
+    }
+}
+
+// === impl All ===
+
+impl All {
+    /// Runs of so many rows whose strips over all columns are small: (first row, rows).
+    fn strips(&self, rows: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let columns = self.z.size()[0].max(1);
+        let step = (self.strip.elements / columns).clamp(1, self.strip.rows);
+        (0..rows)
+            .step_by(step as usize)
+            .map(move |start| (start, step.min(rows - start)))
+    }
+}
+
 // === impl NtXent ===
 
 impl NtXent {
@@ -174,7 +214,7 @@ pub(crate) fn unit_rows(u: &Tensor) -> Result<Tensor, StepError> {
 fn forward(all: &All, anchors: &Anchors) -> Result<Tensor, StepError> {
     let kind = all.z.kind();
     let mut figures = Vec::new();
-    for (start, rows) in strips(anchors.positions.len() as i64, all.z.size()[0]) {
+    for (start, rows) in all.strips(anchors.positions.len() as i64) {
         let Strip { s, first_views } = anchors.strip(all, start, rows)?;
         let mut metrics = vec![Tensor::f_zeros(
             [2, rows - first_views],
@@ -184,8 +224,7 @@ fn forward(all: &All, anchors: &Anchors) -> Result<Tensor, StepError> {
             .f_narrow(0, 0, first_views)?
             .f_narrow(1, all.pairs, all.pairs)?;
         let (correct, best) = if first_views > 0 {
-            let own = anchors
-                .index(&anchors.positions[start as usize..(start + first_views) as usize])?;
+            let own = anchors.here.f_narrow(0, start, first_views)?;
             let positive = second_views
                 .f_gather(1, &own.f_unsqueeze(1)?, false)?
                 .f_squeeze_dim(1)?;
@@ -249,16 +288,13 @@ fn entropy(weights: &Tensor) -> Result<Tensor, StepError> {
 
 /// `Σ_j (P_ij + P_ji) z_j − 2 z_{p(i)}` per anchor.
 fn backward(all: &All, anchors: &Anchors, lse: &Tensor) -> Result<Tensor, StepError> {
-    let rows = all.z.size()[0];
     let sums = all
         .z
         .f_empty_like()?
         .f_narrow(0, 0, anchors.positions.len() as i64)?;
-    let of_anchors = lse
-        .f_index_select(0, &anchors.index(&anchors.positions)?)?
-        .f_unsqueeze(1)?;
+    let of_anchors = lse.f_index_select(0, &anchors.here)?.f_unsqueeze(1)?;
     let (row_weight, column_weight) = (of_anchors.f_neg()?.f_exp_()?, lse.f_neg()?.f_exp_()?);
-    for (start, count) in strips(anchors.positions.len() as i64, rows) {
+    for (start, count) in all.strips(anchors.positions.len() as i64) {
         let Strip { mut s, .. } = anchors.strip(all, start, count)?;
         let mut weights = if all.shifted {
             let by_column = (&s - lse).f_exp_()?;
@@ -269,21 +305,12 @@ fn backward(all: &All, anchors: &Anchors, lse: &Tensor) -> Result<Tensor, StepEr
                 .f_mul_(&(row_weight.f_narrow(0, start, count)? + &column_weight))?
         };
         // Before the product: where the positive wins, its weight nearly cancels.
-        let own = anchors.positions[start as usize..(start + count) as usize].iter();
-        let partners: Vec<i64> = own.map(|&i| (i + all.pairs) % rows).collect();
+        let partners = anchors.partners.f_narrow(0, start, count)?.f_unsqueeze(1)?;
         let twice = Tensor::f_full([count, 1], -2.0, (weights.kind(), weights.device()))?;
-        let _ = weights.f_scatter_add_(1, &anchors.index(&partners)?.f_unsqueeze(1)?, &twice)?;
+        let _ = weights.f_scatter_add_(1, &partners, &twice)?;
         let _ = weights.f_mm_out(&sums.f_narrow(0, start, count)?, &all.z)?;
     }
     Ok(sums)
-}
-
-/// Runs of rows whose strip over `columns` columns is small.
-fn strips(rows: i64, columns: i64) -> impl Iterator<Item = (i64, i64)> {
-    let step = (STRIP / columns.max(1)).clamp(1, 512);
-    (0..rows)
-        .step_by(step as usize)
-        .map(move |start| (start, step.min(rows - start)))
 }
 
 /// Rows brought to unit length, or left alone.
@@ -331,20 +358,16 @@ impl Anchors {
         let mut pairs: Vec<(i64, i64)> = canonical.iter().copied().zip(0..).collect();
         pairs.sort_unstable();
         let (positions, local): (Vec<i64>, Vec<i64>) = pairs.into_iter().unzip();
-        let index = send(&Tensor::f_from_slice(&positions)?, z.device())?;
-        let scaled = z.f_index_select(0, &index)? / temperature;
+        let (rows, device) = (z.size()[0], z.device());
+        let here = send(&Tensor::f_from_slice(&positions)?, device)?;
+        let scaled = z.f_index_select(0, &here)? / temperature;
         Ok(Self {
+            partners: here.f_add_scalar(rows / 2)?.f_remainder(rows)?,
+            local: send(&Tensor::f_from_slice(&local)?, device)?,
             positions,
-            local,
+            here,
             scaled,
         })
-    }
-
-    fn index(&self, positions: &[i64]) -> Result<Tensor, StepError> {
-        Ok(send(
-            &Tensor::f_from_slice(positions)?,
-            self.scaled.device(),
-        )?)
     }
 
     /// `z·x/τ` of anchors `start..start + count` and every row x.
@@ -359,16 +382,15 @@ impl Anchors {
     fn strip(&self, all: &All, start: i64, rows: i64) -> Result<Strip, StepError> {
         let own = &self.positions[start as usize..(start + rows) as usize];
         let mut s = self.against(start, rows, &all.z)?;
-        let _ = s.f_scatter_value_(1, &self.index(own)?.f_unsqueeze(1)?, f64::NEG_INFINITY)?;
+        let diagonal = self.here.f_narrow(0, start, rows)?.f_unsqueeze(1)?;
+        let _ = s.f_scatter_value_(1, &diagonal, f64::NEG_INFINITY)?;
         let first_views = own.partition_point(|&position| position < all.pairs) as i64;
         Ok(Strip { s, first_views })
     }
 
     /// Rows in the order of anchors to the order given.
     fn restore(&self, rows: &Tensor) -> Result<Tensor, StepError> {
-        Ok(rows
-            .f_empty_like()?
-            .f_index_copy(0, &self.index(&self.local)?, rows)?)
+        Ok(rows.f_empty_like()?.f_index_copy(0, &self.local, rows)?)
     }
 }
 

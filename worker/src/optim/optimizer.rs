@@ -196,32 +196,21 @@ impl Optimizer {
     }
 
     fn check_finite(&self, buckets: &Buckets) -> Result<(), StepError> {
-        if are_finite(buckets.flat())? {
+        if buckets.are_finite()? {
             return Ok(());
         }
         for (name, gradient) in self.names.iter().zip(buckets.gradients()) {
-            if !are_finite(std::slice::from_ref(gradient))? {
+            let finite = update::all_finite(std::slice::from_ref(gradient))?;
+            if finite.f_int64_value(&[])? == 0 {
                 return Err(StepError::NonFinite {
                     tensor: format!("the gradient of {name}"),
                 });
             }
         }
-        Ok(())
+        Err(StepError::NonFinite {
+            tensor: "the sum of the gradients".to_owned(),
+        })
     }
-}
-
-/// One pass over memory and one wait: a NaN wins both the minimum and the maximum.
-fn are_finite(tensors: &[Tensor]) -> Result<bool, StepError> {
-    let mut bounds = Vec::with_capacity(2 * tensors.len());
-    for tensor in tensors {
-        let (least, most) = tensor.f_aminmax(None::<i64>, false)?;
-        bounds.extend([least, most]);
-    }
-    if bounds.is_empty() {
-        return Ok(true);
-    }
-    let finite = Tensor::f_stack(&bounds, 0)?.f_isfinite()?.f_all()?;
-    Ok(finite.f_int64_value(&[])? != 0)
 }
 
 #[cfg(test)]

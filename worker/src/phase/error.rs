@@ -17,9 +17,12 @@ pub enum PhaseError {
     /// The data is unusable: missing, empty, wrongly labelled, too many bad images, or changed since the checkpoint.
     #[error("{0}")]
     BadData(String),
-    /// The spec cannot run on this data, these inputs or this machine.
+    /// The spec cannot run on this data or these inputs, or on no machine like this one.
     #[error("{0}")]
     Refused(String),
+    /// This machine cannot run it now; another one may.
+    #[error("{0}")]
+    Unfit(String),
     /// A loss, gradient or weight is infinite or not a number.
     #[error(
         "{tensor} is not finite at step {step}: lower the learning rate, lengthen the warm-up or use fp32"
@@ -75,6 +78,7 @@ impl PhaseError {
         match self {
             Self::BadData(_) => FailureKind::BadData,
             Self::Refused(_) => FailureKind::Refused,
+            Self::Unfit(_) => FailureKind::Unfit,
             Self::NonFinite { .. } => FailureKind::NonFinite,
             Self::Diverged(_) => FailureKind::Diverged,
             Self::PeerLost { .. } | Self::Aborted(_) => FailureKind::PeerLost,

@@ -123,7 +123,7 @@ impl Seat {
             PhaseError::Internal(format!("the job has no phase {}", assignment.phase))
         })?;
         let compute = Compute::of_gang(&phase.gang, assignment.place.device)
-            .map_err(|error| PhaseError::Refused(format!("phase {}: {error}", phase.name)))?;
+            .map_err(|error| PhaseError::Unfit(format!("phase {}: {error}", phase.name)))?;
         Compute::set_threads(assignment.place.threads as u32);
         let storage = Storage::open(assignment.spec.storage())?;
         let leads = assignment.rank == Rank::new(0) && assignment.start == StartFrom::Checkpoint;

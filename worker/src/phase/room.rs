@@ -17,7 +17,12 @@ pub(super) enum Room {
     /// The process, on the host.
     Host(Bytes),
     /// Tensors and workspaces, on a GPU.
-    Gpu(Bytes),
+    Gpu {
+        /// What is free, or was this process's before.
+        free: Bytes,
+        /// All.
+        total: Bytes,
+    },
 }
 
 impl Room {
@@ -29,7 +34,11 @@ impl Room {
         Ok(match device {
             Device::Cuda(index) => {
                 let memory = device_memory(index)?;
-                Some(Self::Gpu(Bytes::new(memory.free + memory.held)))
+                // What an earlier attempt of this process held, its allocator still keeps.
+                Some(Self::Gpu {
+                    free: Bytes::new(memory.free + memory.reserved),
+                    total: Bytes::new(memory.total),
+                })
             }
             _ => host.map(Self::Host),
         })
@@ -40,13 +49,13 @@ impl Room {
     fn needed(memory: &Memory, room: Self) -> Bytes {
         Bytes::new(match room {
             Self::Host(_) => memory.device - memory.images,
-            Self::Gpu(_) => memory.device - memory.program,
+            Self::Gpu { .. } => memory.device - memory.program,
         })
     }
 
     pub(super) fn available(self) -> Bytes {
         match self {
-            Self::Host(bytes) | Self::Gpu(bytes) => bytes,
+            Self::Host(bytes) | Self::Gpu { free: bytes, .. } => bytes,
         }
     }
 }
@@ -55,7 +64,7 @@ impl Room {
 /// much is left. `decoded` are the mean bytes of a decoded training image, 0 where none has been looked at.
 ///
 /// # Errors
-/// [`PhaseError::Refused`].
+/// [`PhaseError::Refused`]; [`PhaseError::Unfit`] where the GPU would have room if others did not hold it.
 pub(super) fn check(
     spec: &JobSpec,
     phase: &PhaseSpec,
@@ -70,11 +79,20 @@ pub(super) fn check(
         return Ok(Bytes::new(available.get() - needed.get()));
     }
     let fits = |memory: &Memory| Room::needed(memory, room) <= available;
+    if let Room::Gpu { total, .. } = room
+        && needed <= total
+    {
+        return Err(PhaseError::Unfit(format!(
+            "phase {} is predicted to need {needed}, and of this GPU's {total} only {available} are free: other processes \
+             hold the rest (nvidia-smi names them)",
+            phase.name,
+        )));
+    }
     let changes = changes(spec, phase, &facts, ranks, fits);
     let advice = advice(&changes);
     let place = match room {
         Room::Host(_) => "a CPU slot here has",
-        Room::Gpu(_) => "this GPU has free",
+        Room::Gpu { .. } => "this GPU has free",
     };
     let resident = match memory.resident {
         0 => String::new(),

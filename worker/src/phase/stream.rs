@@ -1,19 +1,24 @@
 //! The loader's steps as micro-batches on the device.
 
 use diptych_common::ids::Rank;
-use tch::Kind;
+use tch::{Device, Kind, Tensor};
 
 use super::PhaseError;
 use crate::backward::MicroBatch;
-use crate::batch::{BadImage, Layout, Loader, LoaderOptions, Source};
+use crate::batch::{BadImage, Layout, Loader, LoaderOptions, RankBatch, Source};
 use crate::device::Compute;
+use crate::device::stream::Stream;
 
-/// One stream of training rows of one rank.
+/// One stream of training rows of one rank. A step's rows go up to a GPU while it works on the step before.
 #[derive(Debug)]
 pub struct Batches {
     loader: Loader,
     group_rows: Vec<Vec<i64>>,
     compute: Compute,
+    /// Where rows go up to a GPU.
+    lane: Option<Stream>,
+    /// What is on its way up.
+    coming: Option<Result<Option<RankBatch>, PhaseError>>,
 }
 
 /// One rank's rows of one step.
@@ -43,10 +48,16 @@ impl Batches {
             .map(|groups| groups.map(rows).collect())
             .collect();
         let loader = Loader::start(source, layout, rank, options)?;
+        let lane = match compute.device {
+            Device::Cuda(index) => Some(Stream::new(index)?),
+            _ => None,
+        };
         Ok(Self {
             loader,
             group_rows,
             compute,
+            lane,
+            coming: None,
         })
     }
 
@@ -54,10 +65,19 @@ impl Batches {
     ///
     /// # Errors
     /// As [`Loader::next_step`]; also after the last step.
-    pub fn next(&self) -> Result<StepRows, PhaseError> {
-        let batch = self.loader.next_step()?;
+    pub fn next(&mut self) -> Result<StepRows, PhaseError> {
+        let batch = match self.coming.take() {
+            Some(lifted) => lifted?,
+            None => self.lifted(self.loader.next_step()?)?,
+        };
         let batch = batch
             .ok_or_else(|| PhaseError::Internal("the loader ended before the phase".to_owned()))?;
+        if let Some(lane) = &self.lane {
+            lane.before_current()?;
+            // Only what is ready: the device has this step to do meanwhile.
+            let ready = self.loader.ready_step();
+            self.coming = ready.map(|made| self.lifted(made?));
+        }
         let device = self.compute.device;
         let rows =
             batch
@@ -78,5 +98,21 @@ impl Batches {
             rows: rows.collect::<Result<_, PhaseError>>()?,
             bad: batch.bad,
         })
+    }
+
+    /// A step on its way up, where there is a way. Nothing may touch it before the device's operations wait for it.
+    fn lifted(&self, batch: Option<RankBatch>) -> Result<Option<RankBatch>, PhaseError> {
+        let (lane, batch) = match (&self.lane, batch) {
+            (Some(lane), Some(batch)) => (lane, batch),
+            (_, batch) => return Ok(batch),
+        };
+        // Its memory may have been that of a tensor which the device still works on.
+        lane.after_current()?;
+        let up = |tensor: &Tensor| {
+            let there = Tensor::f_empty(tensor.size(), (tensor.kind(), self.compute.device))?;
+            lane.copy(tensor, &there)?;
+            Ok(there)
+        };
+        Ok(Some(batch.moved(&up)?))
     }
 }

@@ -326,8 +326,7 @@ impl Model {
 
     /// One update of the running statistics from this step's groups.
     pub(crate) fn commit_statistics(&mut self) -> Result<(), StepError> {
-        self.norms()
-            .try_for_each(|norm| norm.commit().map_err(StepError::from))
+        Ok(BatchNorm::commit(self.norms())?)
     }
 
     /// Forgets the group statistics of a step that is given up.

@@ -1,20 +1,21 @@
 //! Gradient buckets, summed over ranks while backward runs.
 //!
 //! A gradient is a view into a flat bucket, so a bucket is reduced without a copy. Buckets are filled in reverse order
-//! of the forward pass; a hook counts their parameters down during the step's last backward pass, and a thread of its
-//! own sums each full bucket over the ranks, in the same order everywhere.
+//! of the forward pass; a hook counts their parameters down during the step's last backward pass, and each full bucket is
+//! summed over the ranks, in the same order everywhere: by a thread of its own, or, where a call only queues, by the one
+//! that runs backward.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use tch::{TchError, Tensor};
 
 use crate::collective::{Collective, CollectiveError};
-use crate::device::{StepError, shim};
+use crate::device::{StepError, shim, update};
 use crate::project::Model;
 
 /// Size of a bucket, unless one parameter is larger.
@@ -26,9 +27,10 @@ pub struct Buckets {
     parameters: Vec<Tensor>,
     flat: Vec<Tensor>,
     shared: Arc<Shared>,
-    reports: Option<Reports>,
     channel: Arc<dyn Collective>,
     waited: Duration,
+    /// Whether this step's sums are finite, on the device.
+    finite: Option<Tensor>,
 }
 
 /// How long the gradients of one step travelled.
@@ -46,7 +48,17 @@ struct Shared {
     /// Per bucket: its parameters, and how many of them still wait for their gradient.
     size: Vec<usize>,
     waiting: Vec<AtomicUsize>,
-    full: Option<Sender<Work>>,
+    summing: Summing,
+}
+
+/// Who sums full buckets.
+enum Summing {
+    /// There is one rank.
+    Nobody,
+    /// Whoever fills one.
+    Filler(Mutex<Sums>),
+    /// A thread, which ends when nobody can send any more. It answers [`Work::Report`].
+    Thread(Sender<Work>, Receiver<Outcome>),
 }
 
 enum Work {
@@ -55,8 +67,17 @@ enum Work {
     Report,
 }
 
-/// Where the thread that sums buckets answers [`Work::Report`]. The thread ends when its senders are gone.
-type Reports = Receiver<Result<Duration, CollectiveError>>;
+/// Time that a step's sums took.
+type Outcome = Result<Duration, CollectiveError>;
+
+/// The sums of a step.
+struct Sums {
+    flat: Vec<Tensor>,
+    channel: Arc<dyn Collective>,
+    full: Vec<bool>,
+    next: usize,
+    outcome: Outcome,
+}
 
 // === impl Reduced ===
 
@@ -105,16 +126,11 @@ impl Buckets {
             }
             flat.push(buffer);
         }
-        let (full, reports) = if channel.world() > 1 {
-            start(&flat, Arc::clone(&channel)).map(|(a, b)| (Some(a), Some(b)))?
-        } else {
-            (None, None)
-        };
         let shared = Arc::new(Shared {
             armed: AtomicBool::new(false),
             size: plan.iter().map(Vec::len).collect(),
             waiting: plan.iter().map(|_| AtomicUsize::new(0)).collect(),
-            full,
+            summing: Summing::of(&flat, &channel)?,
         });
         for (bucket, indices) in plan.iter().enumerate() {
             for &index in indices {
@@ -127,19 +143,17 @@ impl Buckets {
             parameters,
             flat,
             shared,
-            reports,
             channel,
             waited: Duration::ZERO,
+            finite: None,
         })
     }
 
     /// Sets all gradients to zero: the start of a step.
     pub(crate) fn clear(&mut self) -> Result<(), StepError> {
         self.shared.armed.store(false, Ordering::Release);
-        for buffer in &mut self.flat {
-            let _ = buffer.f_zero_()?;
-        }
-        Ok(())
+        self.finite = None;
+        Ok(update::zero(&self.flat)?)
     }
 
     /// The next backward pass is the step's last: buckets travel as they fill.
@@ -150,24 +164,29 @@ impl Buckets {
         self.shared.armed.store(true, Ordering::Release);
     }
 
-    /// Waits until every bucket is summed over all ranks.
+    /// Waits until every bucket is summed over all ranks, or on its way to be: what is queued from now on finds the sums.
     ///
     /// # Errors
-    /// [`StepError::Collective`]: the gang has failed and the gradients are unspecified.
+    /// [`StepError::Collective`]: the gang has failed and the gradients are unspecified. [`StepError::Torch`].
     pub(crate) fn finish(&mut self) -> Result<Reduced, StepError> {
         self.shared.armed.store(false, Ordering::Release);
-        let Some(reports) = &self.reports else {
+        let reduced = self.collect()?;
+        self.finite = Some(update::all_finite(&self.flat)?);
+        Ok(reduced)
+    }
+
+    fn collect(&mut self) -> Result<Reduced, StepError> {
+        if matches!(self.shared.summing, Summing::Nobody) {
             return Ok(Reduced::default());
-        };
+        }
         // Buckets with a parameter that got no gradient in this pass travel too: the other ranks wait for them.
         for bucket in 0..self.shared.size.len() {
             if self.shared.waiting[bucket].swap(0, Ordering::AcqRel) > 0 {
-                self.shared.send(Work::Sum(bucket));
+                self.shared.summing.sum(bucket);
             }
         }
-        self.shared.send(Work::Report);
         let (started, before) = (Instant::now(), self.channel.waited());
-        let total = reports.recv().unwrap_or(Err(CollectiveError::Aborted))?;
+        let total = self.shared.summing.report()?;
         self.channel.join()?;
         let blocked = self.channel.waited().saturating_sub(before);
         self.waited += blocked.min(started.elapsed());
@@ -175,6 +194,18 @@ impl Buckets {
             total,
             exposed: started.elapsed().min(total),
         })
+    }
+
+    /// Whether the gradients are finite. It was found out beside the step: a device that has done the step has the answer.
+    ///
+    /// # Errors
+    /// [`StepError::Torch`].
+    pub(crate) fn are_finite(&self) -> Result<bool, StepError> {
+        let found = match &self.finite {
+            Some(found) => found.shallow_clone(),
+            None => update::all_finite(&self.flat)?,
+        };
+        Ok(found.f_int64_value(&[])? != 0)
     }
 
     /// Time in which nothing was left to do but wait for peers' gradients, over all steps.
@@ -218,67 +249,94 @@ impl Shared {
         if self.armed.load(Ordering::Acquire)
             && self.waiting[bucket].fetch_sub(1, Ordering::AcqRel) == 1
         {
-            self.send(Work::Sum(bucket));
+            self.summing.sum(bucket);
         }
     }
+}
 
-    fn send(&self, work: Work) {
-        if let Some(full) = &self.full {
+// === impl Summing ===
+
+impl Summing {
+    fn of(flat: &[Tensor], channel: &Arc<dyn Collective>) -> Result<Self, StepError> {
+        if channel.world() == 1 {
+            return Ok(Self::Nobody);
+        }
+        let mut sums = Sums {
+            flat: flat.iter().map(Tensor::shallow_clone).collect(),
+            channel: Arc::clone(channel),
+            full: vec![false; flat.len()],
+            next: 0,
+            outcome: Ok(Duration::ZERO),
+        };
+        if channel.only_queues() {
+            return Ok(Self::Filler(Mutex::new(sums)));
+        }
+        let (work, works) = crossbeam_channel::unbounded();
+        let (report, reports) = crossbeam_channel::unbounded();
+        let serve = move || {
+            for work in works {
+                match work {
+                    Work::Sum(bucket) => sums.add(bucket),
+                    Work::Report if report.send(sums.report()).is_err() => return,
+                    Work::Report => {}
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("reduce".to_owned());
+        thread.spawn(serve).map_err(TchError::Io)?;
+        Ok(Self::Thread(work, reports))
+    }
+
+    /// A bucket is full.
+    fn sum(&self, bucket: usize) {
+        match self {
+            Self::Nobody => {}
+            Self::Filler(sums) => lock(sums).add(bucket),
             // The thread ends only after its senders.
-            let _ = full.send(work);
+            Self::Thread(work, _) => drop(work.send(Work::Sum(bucket))),
+        }
+    }
+
+    /// Ends a step.
+    fn report(&self) -> Outcome {
+        match self {
+            Self::Nobody => Ok(Duration::ZERO),
+            Self::Filler(sums) => lock(sums).report(),
+            Self::Thread(work, reports) => {
+                drop(work.send(Work::Report));
+                reports.recv().unwrap_or(Err(CollectiveError::Aborted))
+            }
         }
     }
 }
 
-/// Starts the thread that sums buckets.
-fn start(
-    flat: &[Tensor],
-    channel: Arc<dyn Collective>,
-) -> Result<(Sender<Work>, Reports), StepError> {
-    let (work, works) = crossbeam_channel::unbounded();
-    let (reports, report) = crossbeam_channel::unbounded();
-    let mut flat: Vec<Tensor> = flat.iter().map(Tensor::shallow_clone).collect();
-    std::thread::Builder::new()
-        .name("reduce".to_owned())
-        .spawn(move || sum_in_order(&mut flat, &works, &reports, channel.as_ref()))
-        .map_err(TchError::Io)?;
-    Ok((work, report))
-}
+// === impl Sums ===
 
-/// Sums buckets in the order of their index, whatever order they fill in: all ranks make the same calls.
-fn sum_in_order(
-    flat: &mut [Tensor],
-    works: &Receiver<Work>,
-    reports: &Sender<Result<Duration, CollectiveError>>,
-    channel: &dyn Collective,
-) {
-    let mut full = vec![false; flat.len()];
-    let (mut next, mut outcome) = (0, Ok(Duration::ZERO));
-    for work in works {
-        match work {
-            Work::Sum(bucket) => {
-                full[bucket] = true;
-                while next < flat.len() && full[next] {
-                    let started = Instant::now();
-                    outcome = outcome.and_then(|total| {
-                        channel.begin_all_reduce(&mut flat[next])?;
-                        Ok(total + started.elapsed())
-                    });
-                    next += 1;
-                }
-            }
-            Work::Report => {
-                full.fill(false);
-                next = 0;
-                if reports
-                    .send(std::mem::replace(&mut outcome, Ok(Duration::ZERO)))
-                    .is_err()
-                {
-                    return;
-                }
-            }
+impl Sums {
+    /// Sums buckets in the order of their index, whatever order they fill in: all ranks make the same calls.
+    fn add(&mut self, bucket: usize) {
+        self.full[bucket] = true;
+        while self.next < self.flat.len() && self.full[self.next] {
+            let started = Instant::now();
+            let so_far = std::mem::replace(&mut self.outcome, Ok(Duration::ZERO));
+            self.outcome = so_far.and_then(|total| {
+                self.channel.begin_all_reduce(&mut self.flat[self.next])?;
+                Ok(total + started.elapsed())
+            });
+            self.next += 1;
         }
     }
+
+    fn report(&mut self) -> Outcome {
+        self.full.fill(false);
+        self.next = 0;
+        std::mem::replace(&mut self.outcome, Ok(Duration::ZERO))
+    }
+}
+
+/// Locks; a thread that panicked while it held the lock left plain data behind.
+fn lock(sums: &Mutex<Sums>) -> MutexGuard<'_, Sums> {
+    sums.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn bytes(tensor: &Tensor) -> usize {

@@ -91,7 +91,7 @@ fn run(gang: &Gang, share: &Share) -> anyhow::Result<Found> {
     let mode = TrainMode::new(vec![x.size()[0]], true, Arc::clone(&gang.statistics));
     let y = norm.forward(&x, Mode::Train(&mode))?;
     shim::backward(&[(&y, &share.upstream)])?;
-    norm.commit()?;
+    BatchNorm::commit([&mut norm])?;
     Ok(Found {
         y: values(&y)?,
         grad_x: values(&x.f_grad()?)?,

@@ -27,9 +27,12 @@ typedef struct group {
   struct group* next;
 } group;
 
-typedef struct {
+typedef struct comm {
   group* with;
   int rank, ended;
+  // That of the thread that made it, and the operations that the device is in for it.
+  int device, running;
+  struct comm* next;
 } comm;
 
 typedef struct op {
@@ -48,8 +51,15 @@ typedef struct {
 } stream;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t rested = PTHREAD_COND_INITIALIZER;
 static group* groups;
 static unsigned ids;
+static comm* comms;
+static int devices;
+static _Thread_local int device;
+// What a thread ends together.
+static _Thread_local int grouped, ending;
+static _Thread_local comm* ends[4];
 
 int ncclGetVersion(int* version) { return *version = VERSION, SUCCESS; }
 const char* ncclGetErrorString(int code) { return code == INVALID_ARGUMENT ? "invalid argument" : "unhandled error"; }
@@ -83,6 +93,10 @@ static int init(comm** out, int world, id_t_ id, int rank, const int* config) {
   c->with = group_of(id, world);
   c->rank = rank;
   c->with->met++;
+  if (!device) device = ++devices;
+  c->device = device;
+  c->next = comms;
+  comms = c;
   pthread_mutex_unlock(&lock);
   *out = c;
   return IN_PROGRESS;
@@ -95,13 +109,33 @@ int ncclCommGetAsyncError(comm* c, int* code) {
   return SUCCESS;
 }
 
+static int busy(int device) {
+  for (const comm* c = comms; c; c = c->next)
+    if (c->device == device && c->running) return 1;
+  return 0;
+}
+
+int ncclGroupStart(void) { return grouped++, SUCCESS; }
+
+// As the real one, which frees memory of the device: it waits for the device to come to rest.
+int ncclGroupEnd(void) {
+  if (--grouped) return SUCCESS;
+  pthread_mutex_lock(&lock);
+  for (int i = 0; i < ending; i++)
+    while (busy(ends[i]->device)) pthread_cond_wait(&rested, &lock);
+  pthread_mutex_unlock(&lock);
+  return ending = 0, SUCCESS;
+}
+
 // Only this rank's part ends: others hang until they are aborted themselves, as on real devices.
 int ncclCommAbort(comm* c) {
+  ncclGroupStart();
   pthread_mutex_lock(&lock);
   c->ended = 1;
   pthread_cond_broadcast(&c->with->changed);
   pthread_mutex_unlock(&lock);
-  return SUCCESS;
+  if (ending < 4) ends[ending++] = c;
+  return ncclGroupEnd();
 }
 
 int ncclCommDestroy(comm* c) { return ncclCommAbort(c); }
@@ -155,6 +189,7 @@ static void run(op* o) {
   char* copy = malloc(bytes);
   memcpy(copy, o->from, bytes);
   pthread_mutex_lock(&lock);
+  c->running++;
   g->from[c->rank] = copy;
   const size_t what[4] = {o->count, (size_t)o->type, (size_t)o->kind, (size_t)o->root};
   memcpy(g->what[c->rank], what, sizeof what);
@@ -173,6 +208,8 @@ static void run(op* o) {
     // Nobody frees what others still read.
     if (meet(c, &g->left)) free(copy);
   }
+  c->running--;
+  pthread_cond_broadcast(&rested);
   pthread_mutex_unlock(&lock);
 }
 

@@ -23,15 +23,19 @@ pub fn faults(nvml: Nvml) -> mpsc::Receiver<Fault> {
 }
 
 fn listen(nvml: &Nvml, to: &mpsc::Sender<Fault>) -> Result<(), NvmlError> {
-    let faults = nvml.faults()?;
-    if faults.devices() == 0 {
-        tracing::info!("no GPU here tells its faults");
-        return Ok(());
-    }
+    let mut faults = nvml.faults()?;
     while !to.is_closed() {
-        if let Some(fault) = faults.wait(LOOK_UP)? {
-            // Who does not listen any more is asked above.
-            let _ = to.blocking_send(fault);
+        match faults.wait(LOOK_UP)? {
+            Some(fault) => {
+                // Who does not listen any more is asked above.
+                let _ = to.blocking_send(fault);
+            }
+            // Lost devices were told before.
+            None if faults.devices() == 0 => {
+                tracing::info!("no GPU here tells its faults");
+                return Ok(());
+            }
+            None => {}
         }
     }
     Ok(())
@@ -41,7 +45,7 @@ fn listen(nvml: &Nvml, to: &mpsc::Sender<Fault>) -> Result<(), NvmlError> {
 /// for what the driver mends by itself.
 pub fn lasting(fault: Fault) -> Option<String> {
     let what = match fault.kind {
-        FaultKind::Xid(79) => {
+        FaultKind::Xid(79) | FaultKind::Lost => {
             "it fell off the bus: restart the machine, and look at power, cooling and seating"
         }
         FaultKind::Xid(48 | 95) | FaultKind::Ecc => {
@@ -63,21 +67,42 @@ mod tests {
     use super::*;
     use crate::device::fake;
 
-    #[tokio::test]
-    async fn faults_come_as_the_driver_tells_them() {
-        let library = fake::library("nvml", &[]);
+    /// The first two faults that the thread tells of a fake machine.
+    async fn two_faults(options: &[&str]) -> [Fault; 2] {
+        let library = fake::library("nvml", options);
         let nvml = Nvml::open_one_of(&[&library]).expect("it starts");
         let mut faults = faults(nvml);
-        let mut told = Vec::new();
-        for _ in 0..2 {
+        let mut next = async || {
             let next = tokio::time::timeout(Duration::from_secs(20), faults.recv());
-            let fault = next.await.expect("in time").expect("the thread lives");
-            told.push(fault.to_string());
-        }
+            next.await.expect("in time").expect("the thread lives")
+        };
+        [next().await, next().await]
+    }
+
+    #[tokio::test]
+    async fn faults_come_as_the_driver_tells_them() {
+        let told = two_faults(&[]).await.map(|fault| fault.to_string());
         assert_eq!(
             told,
             ["GPU 1: Xid 79", "GPU 0: uncorrectable memory error (ECC)"]
         );
+    }
+
+    #[tokio::test]
+    async fn a_gpu_that_falls_off_the_bus_is_told_and_the_others_are_still_heard() {
+        for machine in ["-DFALLS=1", "-DLOST=1"] {
+            let [lost, other] = two_faults(&[machine]).await;
+            let problem = lasting(lost).expect("it lasts");
+            assert!(
+                problem.starts_with("GPU 1: lost: it fell off the bus"),
+                "{machine}: {problem}"
+            );
+            let ecc = Fault {
+                gpu: 0,
+                kind: FaultKind::Ecc,
+            };
+            assert_eq!(other, ecc, "{machine}");
+        }
     }
 
     #[test]

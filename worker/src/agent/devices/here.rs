@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::roster::choose;
-use super::{Found, GpuWish, Lent, NoSuchGpus, Roster, Share, faults, survey, verdict};
+use super::{CudaView, Found, GpuWish, Lent, NoSuchGpus, Roster, Share, faults, survey, verdict};
 use crate::config::AgentConfig;
 use crate::device::nvml::{Fault, Nvml, NvmlError};
 
@@ -16,16 +16,12 @@ const DOCTOR: Duration = Duration::from_secs(120);
 /// # Errors
 /// [`NoSuchGpus`].
 pub async fn lend(config: &AgentConfig, program: &Path) -> Result<Roster, NoSuchGpus> {
-    let variable = std::env::var("CUDA_VISIBLE_DEVICES").ok();
     let found = match config.gpus {
         GpuWish::None => Ok(Vec::new()),
         GpuWish::Auto | GpuWish::These(_) => found(),
     };
-    let gpus = choose(&config.gpus, variable.as_deref(), found)?;
-    let problem = match gpus.is_empty() {
-        true => None,
-        false => verdict(program, DOCTOR).await,
-    };
+    let gpus = choose(&config.gpus, &CudaView::of_this_process(), found)?;
+    let problem = verdict(program, &gpus, DOCTOR).await;
     let lent = Lent {
         gpus,
         problem,

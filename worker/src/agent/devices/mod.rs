@@ -2,7 +2,7 @@
 
 mod wish; // which GPUs it is to lend
 mod survey; // which GPUs there are
-mod visible; // which of them CUDA_VISIBLE_DEVICES shows
+mod visible; // which of them CUDA shows, and in which order
 mod verdict; // whether a CUDA rank could run
 mod cores; // cores near each of them
 mod roster; // devices and seats
@@ -17,4 +17,5 @@ pub(in crate::agent) use roster::samples;
 pub use roster::{Lent, NoSuchGpus, Roster, Seat, Seats, Share};
 pub use survey::{Found, survey};
 pub use verdict::verdict;
+pub use visible::{CudaView, UnknownOrder};
 pub use wish::{GpuWish, NoWish};

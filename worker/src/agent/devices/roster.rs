@@ -4,8 +4,7 @@ use diptych_common::units::Bytes;
 use diptych_proto::v1;
 
 use super::cores::{self, Cores};
-use super::visible::visible;
-use super::{Found, GpuWish};
+use super::{CudaView, Found, GpuWish, UnknownOrder};
 use crate::agent::identity::memory_per_slot;
 use crate::device::nvml::NvmlError;
 
@@ -63,7 +62,7 @@ pub struct Share {
     pub memory: Option<Bytes>,
 }
 
-/// Why GPUs that were asked for by number cannot be lent.
+/// Why GPUs that were asked for cannot be lent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoSuchGpus {
     /// Nothing is known of this machine's GPUs.
@@ -77,15 +76,18 @@ pub enum NoSuchGpus {
         /// How many there are.
         there: usize,
     },
+    /// The agent's own `CUDA_VISIBLE_DEVICES` may mean any of them.
+    #[error("gpus: {0}, or list the GPUs in --gpus")]
+    Unordered(#[from] UnknownOrder),
 }
 
-/// The GPUs to lend, of those that were found. `visible` is the agent's own `CUDA_VISIBLE_DEVICES`.
+/// The GPUs to lend, of those that were found; `view` is the agent's own.
 ///
 /// # Errors
-/// [`NoSuchGpus`] where some were asked for by number and are not there.
+/// [`NoSuchGpus`] where some were asked for by number and are not there, or it is not known which are.
 pub(super) fn choose(
     wish: &GpuWish,
-    variable: Option<&str>,
+    view: &CudaView,
     found: Result<Vec<Found>, NvmlError>,
 ) -> Result<Vec<Found>, NoSuchGpus> {
     let (found, chosen) = match (wish, found) {
@@ -100,7 +102,7 @@ pub(super) fn choose(
         }
         (GpuWish::These(_), Err(error)) => return Err(NoSuchGpus::Unlisted(error)),
         (GpuWish::Auto, Ok(found)) => {
-            let chosen = visible(variable, &found);
+            let chosen = view.shown(&found)?;
             (found, chosen)
         }
         (GpuWish::These(asked), Ok(found)) => {
@@ -172,26 +174,16 @@ fn near(found: &Found) -> Option<Cores> {
 fn described(found: &Found, problem: Option<&str>) -> v1::DeviceInfo {
     let labels = found.labels.iter();
     let labels = labels.map(|(word, value)| ((*word).to_owned(), value.clone()));
-    let known = v1::DeviceInfo {
+    let problem = found.problem().or_else(|| problem.map(str::to_owned));
+    let gpu = found.gpu.as_ref().ok();
+    v1::DeviceInfo {
         index: found.index,
         kind: "cuda".to_owned(),
-        name: format!("GPU {}", found.index),
-        problem: problem.unwrap_or_default().to_owned(),
+        name: gpu.map_or_else(|| format!("GPU {}", found.index), |gpu| gpu.name.clone()),
+        memory: gpu.map_or(0, |gpu| gpu.memory.get()),
+        problem: problem.unwrap_or_default(),
         labels: labels.collect(),
         ..v1::DeviceInfo::default()
-    };
-    match &found.gpu {
-        Ok(gpu) => v1::DeviceInfo {
-            name: gpu.name.clone(),
-            memory: gpu.memory.get(),
-            ..known
-        },
-        Err(error) => v1::DeviceInfo {
-            problem: format!(
-                "it does not answer ({error}): look at `nvidia-smi` and the kernel's log, and restart the machine"
-            ),
-            ..known
-        },
     }
 }
 
@@ -237,6 +229,13 @@ pub(in crate::agent) mod samples {
     use super::*;
     use crate::device::nvml::Gpu;
 
+    /// What a GPU that fell off the bus answers.
+    pub(in crate::agent) const LOST: NvmlError = NvmlError::Call {
+        call: "nvmlDeviceGetHandleByIndex",
+        code: 15,
+        text: String::new(),
+    };
+
     /// Cores of a list as Linux writes it.
     pub(in crate::agent) fn cores_of(list: &str) -> Cores {
         cores::parse(list).expect("a list")
@@ -252,6 +251,7 @@ pub(in crate::agent) mod samples {
                 bus_id: format!("00000000:{index:02x}:00.0"),
                 memory: Bytes::new(140 << 30),
                 capability: (9, 0),
+                mig: false,
                 numa_node: None,
                 cores: cores.map(str::to_owned),
             }),
@@ -262,14 +262,8 @@ pub(in crate::agent) mod samples {
 
 #[cfg(test)]
 mod tests {
-    use super::samples::gpu;
+    use super::samples::{LOST, gpu};
     use super::*;
-
-    const LOST: NvmlError = NvmlError::Call {
-        call: "nvmlDeviceGetHandleByIndex",
-        code: 15,
-        text: String::new(),
-    };
 
     fn machine() -> Share {
         Share {
@@ -357,8 +351,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_for_each_device() {
-        let mut gpus = vec![gpu(0, None), gpu(1, None)];
+        let mut gpus = vec![gpu(0, None), gpu(1, None), gpu(2, None)];
         gpus[1].gpu = Err(LOST);
+        gpus[2].gpu.as_mut().expect("it answers").mig = true;
         let lent = Lent {
             problem: Some("NCCL cannot be loaded: install it".to_owned()),
             ..lent(gpus)
@@ -376,14 +371,23 @@ mod tests {
             devices[1]
         );
         assert_eq!((devices[1].name.as_str(), devices[1].memory), ("GPU 1", 0));
+        assert!(
+            devices[2].problem.starts_with("it is in MIG mode"),
+            "{:?}",
+            devices[2]
+        );
     }
 
     #[test]
     fn gpus_are_chosen_by_wish() {
         let found = || Ok((0..3).map(|index| gpu(index, None)).collect::<Vec<_>>());
-        let indices = |wish: &str, variable, found| {
+        let indices = |wish: &str, visible: Option<&str>, found| {
             let wish = wish.parse().expect("a wish");
-            let chosen = choose(&wish, variable, found)?;
+            let view = CudaView {
+                visible: visible.map(str::to_owned),
+                order: None,
+            };
+            let chosen = choose(&wish, &view, found)?;
             Ok(chosen
                 .into_iter()
                 .map(|found| found.index)
@@ -406,5 +410,24 @@ mod tests {
             indices("0", None, Err(LOST)),
             Err(NoSuchGpus::Unlisted(LOST))
         );
+    }
+
+    #[test]
+    fn a_number_that_may_mean_another_gpu_is_refused_with_what_would_be_clear() {
+        let mut found = vec![gpu(0, None), gpu(1, None)];
+        found[0].gpu.as_mut().expect("it answers").name = "NVIDIA A2".to_owned();
+        let view = CudaView {
+            visible: Some("1".to_owned()),
+            order: None,
+        };
+        let error = choose(&GpuWish::Auto, &view, Ok(found.clone())).expect_err("not known");
+        let text = error.to_string();
+        for word in ["UUID", "CUDA_DEVICE_ORDER=PCI_BUS_ID", "--gpus"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        // A list of nvidia-smi's numbers is clear.
+        let these = GpuWish::These([1].into());
+        let chosen = choose(&these, &view, Ok(found)).expect("it is there");
+        assert_eq!(chosen[0].index, 1);
     }
 }

@@ -13,6 +13,32 @@ pub struct Found {
     pub labels: BTreeMap<&'static str, String>,
 }
 
+// === impl Found ===
+
+impl Found {
+    /// Why no rank can run on it, whatever else its machine has, with what to do.
+    pub fn problem(&self) -> Option<String> {
+        match &self.gpu {
+            Ok(gpu) if gpu.mig => Some(format!(
+                "it is in MIG mode, and MIG instances are not lent: turn that off (`nvidia-smi -i {} -mig 0`), then \
+                 restart the agent, or leave it out of `--gpus`",
+                self.index
+            )),
+            Ok(_) => None,
+            Err(error) => Some(format!(
+                "it does not answer ({error}): look at `nvidia-smi` and the kernel's log, and restart the machine"
+            )),
+        }
+    }
+}
+
+/// Those on which a rank could run, as `CUDA_VISIBLE_DEVICES` takes them.
+pub(super) fn usable(found: &[Found]) -> String {
+    let usable = found.iter().filter(|found| found.problem().is_none());
+    let uuids = usable.filter_map(|found| Some(found.gpu.as_ref().ok()?.uuid.as_str()));
+    uuids.collect::<Vec<_>>().join(",")
+}
+
 /// All GPUs of this machine.
 ///
 /// # Errors
@@ -29,14 +55,10 @@ pub fn survey(nvml: &Nvml) -> Result<Vec<Found>, NvmlError> {
         .iter()
         .filter_map(|found| found.gpu.clone().ok())
         .collect();
-    match nvml.places(&answering) {
-        Ok(places) => {
-            let answering = found.iter_mut().filter(|found| found.gpu.is_ok());
-            for (found, place) in answering.zip(places) {
-                found.labels = place.labels;
-            }
-        }
-        Err(error) => tracing::warn!(%error, "how the GPUs are connected is not known"),
+    let places = nvml.places(&answering);
+    let answering = found.iter_mut().filter(|found| found.gpu.is_ok());
+    for (found, place) in answering.zip(places) {
+        found.labels = place.labels;
     }
     Ok(found)
 }
@@ -66,5 +88,20 @@ mod tests {
         );
         assert_eq!(found[2].labels["nvlink"], "2");
         assert!(found[1].labels.is_empty());
+        assert_eq!(usable(&found), "GPU-fake-0,GPU-fake-2");
+    }
+
+    #[test]
+    fn a_gpu_in_mig_mode_is_found_with_a_problem() {
+        let library = fake::library("nvml", &["-DMIG=1"]);
+        let nvml = Nvml::open_one_of(&[&library]).expect("it starts");
+        let found = survey(&nvml).expect("three devices");
+        let problem = found[1].problem().expect("it cannot be lent");
+        assert!(
+            problem.starts_with("it is in MIG mode") && problem.contains("nvidia-smi -i 1 -mig 0"),
+            "{problem}"
+        );
+        assert_eq!(found[0].problem(), None);
+        assert_eq!(usable(&found), "GPU-fake-0,GPU-fake-2");
     }
 }

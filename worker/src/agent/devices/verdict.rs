@@ -5,6 +5,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::process::Command;
 
+use super::Found;
+use super::survey::usable;
+
 /// What of the doctor's report is asked for.
 #[derive(Debug, Deserialize)]
 struct Report {
@@ -18,11 +21,18 @@ struct Problem {
     remedy: String,
 }
 
-/// Why no CUDA rank can run on this machine, as `program doctor` finds it; `None` where one can. In a process of its own:
-/// libtorch's CUDA half takes memory for as long as a process lives, and a driver that is ill may never answer.
-pub async fn verdict(program: &Path, patience: Duration) -> Option<String> {
+/// Why no CUDA rank can run on any of these GPUs, as `program doctor` finds it; `None` where one can, and where each has
+/// a problem of its own already. In a process of its own: libtorch's CUDA half takes memory for as long as a process
+/// lives, and a driver that is ill may never answer.
+pub async fn verdict(program: &Path, gpus: &[Found], patience: Duration) -> Option<String> {
+    let visible = usable(gpus);
+    if visible.is_empty() {
+        return None;
+    }
     let doctor = Command::new(program)
         .args(["doctor", "--device", "cuda", "--quick", "--output", "json"])
+        // As trainers get it, not as the agent did: one GPU that is ill or hidden is no fault of the others.
+        .env("CUDA_VISIBLE_DEVICES", visible)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
@@ -62,15 +72,20 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::agent::devices::roster::samples::{LOST, gpu};
 
-    /// The verdict of a doctor that is this script.
+    /// The verdict on GPUs 0 and 2 of a doctor that is this script.
     async fn of(script: &str, patience: Duration) -> Option<String> {
+        on(&[gpu(0, None), gpu(2, None)], script, patience).await
+    }
+
+    async fn on(gpus: &[Found], script: &str, patience: Duration) -> Option<String> {
         let dir = tempfile::tempdir().expect("a directory");
         let program = dir.path().join("doctor");
         std::fs::write(&program, format!("#!/bin/bash\n{script}\n")).expect("written");
         let all = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&program, all).expect("executable");
-        verdict(&program, patience).await
+        verdict(&program, gpus, patience).await
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -117,5 +132,18 @@ mod tests {
             echo.ends_with("doctor --device cuda --quick --output json"),
             "{echo}"
         );
+    }
+
+    #[tokio::test]
+    async fn the_doctor_sees_the_gpus_that_trainers_could_run_on() {
+        let script = "echo \"sees $CUDA_VISIBLE_DEVICES\" >&2";
+        let mut gpus = [0, 1, 2, 3].map(|index| gpu(index, None));
+        gpus[1].gpu = Err(LOST);
+        gpus[2].gpu.as_mut().expect("it answers").mig = true;
+        let echo = on(&gpus, script, LONG).await.expect("no report");
+        assert!(echo.ends_with("sees GPU-0,GPU-3"), "{echo}");
+        // Nothing is asked about GPUs that are known to be of no use.
+        assert_eq!(on(&gpus[1..3], script, LONG).await, None);
+        assert_eq!(on(&[], script, LONG).await, None);
     }
 }

@@ -155,17 +155,20 @@ impl Crops {
         })
     }
 
-    /// Moves what goes up to memory that a CUDA device reads without a copy.
+    /// What goes up to the device, moved.
     ///
     /// # Errors
-    /// Out of such memory.
-    pub fn pinned(self, device: Device) -> Result<Self, TchError> {
+    /// Those of `moved`.
+    pub fn moved(
+        self,
+        moved: &impl Fn(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Self, TchError> {
         Ok(Self {
             pool: match self.pool {
-                Pool::Own(pixels) => Pool::Own(pixels.f_pin_memory(device)?),
+                Pool::Own(pixels) => Pool::Own(moved(&pixels)?),
                 resident @ Pool::Resident(_) => resident,
             },
-            tables: self.tables.pinned(device)?,
+            tables: self.tables.moved(moved)?,
             ..self
         })
     }

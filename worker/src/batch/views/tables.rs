@@ -69,10 +69,13 @@ impl Indices {
 // === impl Tables ===
 
 impl Tables {
-    pub(super) fn pinned(&self, device: Device) -> Result<Self, TchError> {
+    pub(super) fn moved(
+        self,
+        moved: &impl Fn(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Self, TchError> {
         Ok(Self {
-            indices: self.indices.f_pin_memory(device)?,
-            numbers: self.numbers.f_pin_memory(device)?,
+            indices: moved(&self.indices)?,
+            numbers: moved(&self.numbers)?,
         })
     }
 

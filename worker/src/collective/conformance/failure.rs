@@ -104,6 +104,45 @@ fn the_aborting_rank_itself_is_freed() {
 }
 
 #[test]
+fn an_abort_frees_a_rank_whose_device_is_in_calls_of_both_channels() {
+    let gangs = super::pretend_gangs(2).expect("it has every world");
+    let freed = Arc::new(Barrier::new(2));
+    on_ranks("both channels", gangs, move |gang| {
+        if gang.rank().get() == 0 {
+            for channel in [&gang.statistics, &gang.gradients] {
+                assert!(channel.only_queues());
+                channel
+                    .begin_all_reduce(&mut ones(3))
+                    .expect("it is queued");
+            }
+            gang.abort.abort();
+            drop(gang);
+            freed.wait();
+        } else {
+            // Holds its end open, and never calls.
+            freed.wait();
+        }
+    });
+}
+
+#[test]
+fn a_rank_that_leaves_in_the_middle_of_calls_does_not_wait_for_peers() {
+    let gangs = super::pretend_gangs(2).expect("it has every world");
+    let left = Arc::new(Barrier::new(2));
+    on_ranks("left", gangs, move |gang| {
+        if gang.rank().get() == 0 {
+            for channel in [&gang.statistics, &gang.gradients] {
+                channel
+                    .begin_all_reduce(&mut ones(3))
+                    .expect("it is queued");
+            }
+            drop(gang);
+        }
+        left.wait();
+    });
+}
+
+#[test]
 fn abort_in_the_middle_of_a_stream_frees_everyone() {
     for (_, gangs_of) in DISTRIBUTED {
         for world in [2, 4] {

@@ -64,6 +64,13 @@ impl Collective for Settled {
         Ok(())
     }
 
+    fn begin_all_reduce(&self, tensor: &mut Tensor) -> Result<(), CollectiveError> {
+        match self.device {
+            Device::Cpu => self.inner.begin_all_reduce(tensor),
+            _ => self.all_reduce(tensor),
+        }
+    }
+
     fn all_gather(
         &self,
         tensor: &Tensor,
@@ -84,6 +91,18 @@ impl Collective for Settled {
 
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.inner.barrier()
+    }
+
+    fn join(&self) -> Result<(), CollectiveError> {
+        self.inner.join()
+    }
+
+    fn settle(&self) -> Result<(), CollectiveError> {
+        self.inner.settle()
+    }
+
+    fn only_queues(&self) -> bool {
+        self.inner.only_queues()
     }
 
     fn waited(&self) -> Duration {

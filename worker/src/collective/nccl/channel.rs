@@ -2,7 +2,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diptych_common::ids::Rank;
 use tch::{Device, Kind, TchError, Tensor};
@@ -16,6 +16,10 @@ use crate::collective::operand::{self, OperandProblem};
 use crate::collective::tcp::Lane;
 use crate::collective::{Collective, CollectiveError, Dtype, Op};
 
+/// How long the device may take for what it was last given before a gang that is left counts as one that hangs.
+const LAST_CALLS: Duration = Duration::from_millis(500);
+/// A communicator takes a call in a fraction of this: so long its caller asks without a pause.
+const SOON: Duration = Duration::from_micros(200);
 /// How long a failure of NCCL waits for its cause: a peer whose death the side channel is about to tell.
 const CAUSE: Duration = Duration::from_secs(1);
 /// `ncclSum`.
@@ -165,6 +169,10 @@ impl Collective for Channel {
         Duration::from_nanos(self.waited.load(Ordering::Relaxed)) + self.host.waited()
     }
 
+    fn only_queues(&self) -> bool {
+        true
+    }
+
     fn abort(&self) {
         self.host.abort();
     }
@@ -287,8 +295,13 @@ impl Channel {
 
     /// A communicator that does not wait may still be busy with the call before; one that was aborted takes none.
     fn await_ready(&self) -> Result<(), NcclError> {
+        let since = Instant::now();
         while self.communicator.progress()? == Progress::Busy {
-            thread::sleep(PAUSE);
+            if since.elapsed() < SOON {
+                thread::yield_now();
+            } else {
+                thread::sleep(PAUSE);
+            }
         }
         Ok(())
     }
@@ -317,6 +330,20 @@ impl Channel {
             return cause;
         }
         self.tie.ledger.fail(error)
+    }
+}
+
+impl Drop for Channel {
+    /// Whoever leaves in the middle of a step, by an error of its own, leaves a device that waits for peers: that must end
+    /// before communicators and tensors do.
+    fn drop(&mut self) {
+        let until = Instant::now() + LAST_CALLS;
+        while self.tie.ledger.check().is_ok() && !matches!(self.rests(), Ok(true)) {
+            if Instant::now() >= until {
+                self.tie.ledger.fail(CollectiveError::Aborted);
+            }
+            thread::sleep(PAUSE);
+        }
     }
 }
 

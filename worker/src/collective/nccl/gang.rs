@@ -109,7 +109,8 @@ pub(super) fn meet(
     })
 }
 
-/// Starts the thread that compares announcements, asks communicators for errors, and ends them when the gang fails.
+/// Starts the thread that compares announcements, asks communicators for errors, and ends them when the gang fails or is
+/// left.
 fn keep_books(
     ledger: &Arc<Ledger>,
     registry: &Arc<Registry>,
@@ -117,9 +118,12 @@ fn keep_books(
     let (books, all) = (Arc::clone(ledger), Arc::clone(registry));
     let keep = move || {
         let glance = || all.check().map_err(CollectiveError::from);
-        if let Some(error) = books.keep(GLANCE, glance) {
-            tracing::debug!(%error, "communicators are aborted");
-            all.abort_all();
+        match books.keep(GLANCE, glance) {
+            Some(error) => {
+                tracing::debug!(%error, "communicators are aborted");
+                all.abort_all();
+            }
+            None => all.say_goodbye(),
         }
     };
     let started = thread::Builder::new().name("nccl".to_owned()).spawn(keep);

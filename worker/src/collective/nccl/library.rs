@@ -60,6 +60,8 @@ functions! {
         abort: unsafe extern "C" fn(Comm) -> c_int = "ncclCommAbort",
         finalize: unsafe extern "C" fn(Comm) -> c_int = "ncclCommFinalize",
         destroy: unsafe extern "C" fn(Comm) -> c_int = "ncclCommDestroy",
+        group_start: unsafe extern "C" fn() -> c_int = "ncclGroupStart",
+        group_end: unsafe extern "C" fn() -> c_int = "ncclGroupEnd",
         all_reduce: unsafe extern "C" fn(
             *const c_void, *mut c_void, usize, c_int, c_int, Comm, RawStream
         ) -> c_int = "ncclAllReduce",

@@ -207,6 +207,7 @@ impl Ledger {
         every: Duration,
         glance: impl Fn() -> Result<(), CollectiveError>,
     ) -> Result<(), CollectiveError> {
+        let mut last = Instant::now();
         loop {
             self.shared.check()?;
             let closed = self.closed.load(Ordering::Acquire);
@@ -215,7 +216,11 @@ impl Ledger {
                 return self.send_the_rest();
             }
             self.wait(every)?;
-            glance()?;
+            // Every announcement ends the wait.
+            if last.elapsed() >= every {
+                glance()?;
+                last = Instant::now();
+            }
         }
     }
 

@@ -78,10 +78,15 @@ functions! {
     }
 }
 
+/// `nvmlDeviceGetMigMode`: the mode now, and after the next reset.
+pub(super) type MigMode = unsafe extern "C" fn(Handle, *mut c_uint, *mut c_uint) -> c_int;
+
 /// The open library. The devices of this machine are numbered from 0, in the order of their PCI addresses.
 #[derive(Debug)]
 pub struct Nvml {
     pub(super) call: Functions,
+    /// Old drivers do not know of MIG.
+    pub(super) mig_mode: Option<MigMode>,
 }
 
 /// Why the library does not answer.
@@ -106,6 +111,8 @@ pub enum NvmlError {
 pub(super) const NOT_SUPPORTED: c_int = 3;
 /// Nothing happened in the time given.
 pub(super) const TIMEOUT: c_int = 10;
+/// A device fell off the bus, or cannot be reached for another reason.
+pub(super) const GPU_IS_LOST: c_int = 15;
 
 // === impl Nvml ===
 
@@ -122,10 +129,12 @@ impl Nvml {
         let library = Library::open(names, Visibility::Local)?;
         // SAFETY: the types of nvml.h.
         let call = unsafe { Functions::load(&library) }?;
+        // SAFETY: as above.
+        let mig_mode = unsafe { library.lookup().find::<MigMode>(c"nvmlDeviceGetMigMode") };
         // SAFETY: takes nothing. Each start is undone by one shutdown, in `drop`.
         let started = unsafe { (call.init)() };
         check(&call, "nvmlInit", started)?;
-        Ok(Self { call })
+        Ok(Self { call, mig_mode })
     }
 
     /// The driver's version, e.g. `580.82.07`.
@@ -190,6 +199,21 @@ impl Drop for Nvml {
     fn drop(&mut self) {
         // SAFETY: started in `open_one_of`; nobody is left to use it.
         unsafe { (self.call.shutdown)() };
+    }
+}
+
+// === impl NvmlError ===
+
+impl NvmlError {
+    /// Whether the device is gone, rather than unwilling to answer.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(
+            self,
+            Self::Call {
+                code: GPU_IS_LOST,
+                ..
+            }
+        )
     }
 }
 

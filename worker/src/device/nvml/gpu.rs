@@ -1,9 +1,9 @@
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 use std::fs;
 
 use diptych_common::units::Bytes;
 
-use super::functions::{Memory, NOT_SUPPORTED, Pci, Utilization};
+use super::functions::{Handle, Memory, Pci, Utilization};
 use super::{Nvml, NvmlError};
 
 /// What a device is.
@@ -21,6 +21,8 @@ pub struct Gpu {
     pub memory: Bytes,
     /// Compute capability, e.g. (9, 0).
     pub capability: (u32, u32),
+    /// Whether it is cut into MIG instances; then it cannot be used as a whole.
+    pub mig: bool,
     /// The NUMA node whose cores are near, where the machine has more than one.
     pub numa_node: Option<u32>,
     /// The cores that are near, as Linux lists them (`0-15,32-47`).
@@ -34,15 +36,18 @@ pub struct Load {
     pub free: Bytes,
     /// Memory that is held, by any process.
     pub used: Bytes,
-    /// Percent of the last moment in which a kernel ran.
+    /// Percent of the last moment in which a kernel ran; `None` where that is not measured, or not told to this user.
     pub busy_percent: Option<u32>,
-    /// Errors that ECC could not correct, since the driver started; `None` where there is no ECC.
+    /// Errors that ECC could not correct, since the driver started; `None` where there is no ECC, or they are not told
+    /// to this user.
     pub ecc_uncorrected: Option<u64>,
 }
 
 /// `NVML_MEMORY_ERROR_TYPE_UNCORRECTED` and `NVML_VOLATILE_ECC`.
 const UNCORRECTED: c_int = 1;
 const SINCE_START: c_int = 0;
+/// `NVML_DEVICE_MIG_ENABLE`.
+const CUT: c_uint = 1;
 
 // === impl Nvml ===
 
@@ -78,29 +83,22 @@ impl Nvml {
                 (self.call.uuid)(handle, room, size)
             })?,
             bus_id: pci.bus_id(),
-            memory: Bytes::new(self.memory(index)?.total),
+            memory: Bytes::new(self.memory(handle)?.total),
             capability: (major.unsigned_abs(), minor.unsigned_abs()),
+            mig: self.in_mig_mode(handle),
             // Linux writes -1 where there is one node.
             numa_node: near("numa_node").and_then(|text| text.parse().ok()),
             cores: near("local_cpulist"),
         })
     }
 
-    /// All devices, in their order.
-    ///
-    /// # Errors
-    /// As [`gpu`](Self::gpu).
-    pub fn gpus(&self) -> Result<Vec<Gpu>, NvmlError> {
-        (0..self.count()?).map(|index| self.gpu(index)).collect()
-    }
-
     /// How device `index` is doing now.
     ///
     /// # Errors
-    /// [`NvmlError::Call`]; what a device does not measure is `None`.
+    /// [`NvmlError::Call`] where it does not even tell its memory; a counter that it does not tell is `None`.
     pub fn load(&self, index: u32) -> Result<Load, NvmlError> {
         let handle = self.handle(index)?;
-        let memory = self.memory(index)?;
+        let memory = self.memory(handle)?;
         let (mut utilization, mut errors) = (Utilization::default(), 0);
         // SAFETY: a live handle and places for the answers.
         let codes = unsafe {
@@ -112,17 +110,12 @@ impl Nvml {
         Ok(Load {
             free: Bytes::new(memory.free),
             used: Bytes::new(memory.used),
-            busy_percent: self.supported(
-                "nvmlDeviceGetUtilizationRates",
-                codes[0],
-                utilization.gpu,
-            )?,
-            ecc_uncorrected: self.supported("nvmlDeviceGetTotalEccErrors", codes[1], errors)?,
+            busy_percent: told(codes[0], utilization.gpu),
+            ecc_uncorrected: told(codes[1], errors),
         })
     }
 
-    fn memory(&self, index: u32) -> Result<Memory, NvmlError> {
-        let handle = self.handle(index)?;
+    pub(super) fn memory(&self, handle: Handle) -> Result<Memory, NvmlError> {
         let mut memory = Memory::default();
         // SAFETY: a live handle and a place for the answer.
         let code = unsafe { (self.call.memory)(handle, &mut memory) };
@@ -130,15 +123,19 @@ impl Nvml {
         Ok(memory)
     }
 
-    fn supported<T>(
-        &self,
-        call: &'static str,
-        code: c_int,
-        value: T,
-    ) -> Result<Option<T>, NvmlError> {
-        match code {
-            NOT_SUPPORTED => Ok(None),
-            code => self.check(call, code).map(|()| Some(value)),
-        }
+    /// A driver or a device that does not know of MIG is not in its mode.
+    fn in_mig_mode(&self, handle: Handle) -> bool {
+        let (mut current, mut pending) = (0, 0);
+        self.mig_mode.is_some_and(|ask| {
+            // SAFETY: a live handle and places for the answers.
+            let code = unsafe { ask(handle, &mut current, &mut pending) };
+            code == 0 && current == CUT
+        })
     }
+}
+
+/// A counter, unless the library refused it: devices lack some, and containers and users may not read all. None of them
+/// is needed for a job.
+fn told<T>(code: c_int, counter: T) -> Option<T> {
+    (code == 0).then_some(counter)
 }

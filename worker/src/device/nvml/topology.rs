@@ -76,29 +76,41 @@ impl Nvml {
         Ok(Link::of_level(level))
     }
 
-    /// Labels of each of these devices, in their order.
-    ///
-    /// # Errors
-    /// [`NvmlError::Call`].
-    pub fn places(&self, gpus: &[Gpu]) -> Result<Vec<Place>, NvmlError> {
+    /// Labels of each of these devices, in their order. A device whose links the library does not tell lacks their
+    /// labels: ranks on it run all the same.
+    pub fn places(&self, gpus: &[Gpu]) -> Vec<Place> {
         let mut places = vec![Place::default(); gpus.len()];
         for (at, gpu) in gpus.iter().enumerate() {
+            let labels = &mut places[at].labels;
             if let Some(node) = gpu.numa_node {
-                places[at].labels.insert("numa", node.to_string());
+                labels.insert("numa", node.to_string());
+            }
+            let links: Vec<(u32, Result<Link, NvmlError>)> = gpus[..at]
+                .iter()
+                .map(|other| (other.index, self.link(other.index, gpu.index)))
+                .collect();
+            if let Some(error) = links.iter().find_map(|(_, link)| link.as_ref().err()) {
+                tracing::warn!(gpu = gpu.index, %error, "how this GPU is connected is not known");
             }
             for (word, farthest) in [("nvlink", Link::Bridge), ("switch", Link::Switch)] {
-                // The first device that is as near as that names the island.
-                let mut first = None;
-                for other in &gpus[..at] {
-                    if self.link(other.index, gpu.index)? <= farthest {
-                        first = Some(other.index);
-                        break;
-                    }
+                if let Some(island) = island(gpu.index, &links, farthest) {
+                    labels.insert(word, island.to_string());
                 }
-                let island = first.unwrap_or(gpu.index);
-                places[at].labels.insert(word, island.to_string());
             }
         }
-        Ok(places)
+        places
     }
+}
+
+/// The first device that is as near as that names the island, a device without such neighbours its own. `None` where
+/// the first one cannot be told.
+fn island(own: u32, links: &[(u32, Result<Link, NvmlError>)], farthest: Link) -> Option<u32> {
+    for (other, link) in links {
+        match link {
+            Ok(link) if *link <= farthest => return Some(*other),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(own)
 }

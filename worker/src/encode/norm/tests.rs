@@ -66,7 +66,7 @@ fn compare(shares: &Shares, channels_last: bool) {
         let y = norm.forward(&x, Mode::Train(&mode)).expect("forward");
         let seed = (&x.detach() * 3.0).cos();
         shim::backward(&[(&y, &seed)]).expect("backward");
-        norm.commit().expect("commit");
+        BatchNorm::commit([&mut norm]).expect("commit");
 
         let (mut start, mut means, mut vars) = (0, Vec::new(), Vec::new());
         for group in 0..2 {

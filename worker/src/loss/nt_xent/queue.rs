@@ -1,6 +1,6 @@
 use tch::Tensor;
 
-use super::{All, Anchors, STRIP, log_sum_exp};
+use super::{All, Anchors, log_sum_exp};
 use crate::device::StepError;
 
 /// Anchors of one tile.
@@ -10,6 +10,8 @@ const ANCHORS: i64 = 512;
 pub(super) struct Queue {
     rows: Tensor,
     shifted: bool,
+    /// Rows of one tile.
+    width: i64,
 }
 
 // === impl Queue ===
@@ -27,12 +29,13 @@ impl Queue {
         Ok(Self {
             rows: rows.f_detach()?.f_to_kind(all.z.kind())?,
             shifted: all.shifted,
+            width: all.strip.elements / ANCHORS,
         })
     }
 
     /// Tiles of anchors and of rows whose product is small: (first anchor, anchors, rows).
     fn tiles(&self, anchors: i64) -> impl Iterator<Item = Result<(i64, i64, Tensor), StepError>> {
-        let (total, width) = (self.rows.size()[0], STRIP / ANCHORS);
+        let (total, width) = (self.rows.size()[0], self.width);
         let starts = (0..anchors).step_by(ANCHORS as usize);
         starts.flat_map(move |start| {
             let tile = move |from| -> Result<(i64, i64, Tensor), StepError> {
@@ -63,9 +66,7 @@ impl Queue {
         anchors: &Anchors,
         lse: &Tensor,
     ) -> Result<(), StepError> {
-        let own = lse
-            .f_index_select(0, &anchors.index(&anchors.positions)?)?
-            .f_unsqueeze(1)?;
+        let own = lse.f_index_select(0, &anchors.here)?.f_unsqueeze(1)?;
         for tile in self.tiles(anchors.positions.len() as i64) {
             let (start, count, rows) = tile?;
             let mut weights = anchors.against(start, count, &rows)?;

@@ -55,6 +55,8 @@ pub struct Report {
 }
 
 const PHASE: &str = "pretrain";
+/// Steps from one save to the next.
+const SAVE_EVERY: usize = 25;
 const RATE: u64 = 1_000_000;
 const TICK: Duration = Duration::from_millis(100);
 /// A save that began while the store was dead gives up after its retries; then the next must come through.
@@ -85,7 +87,7 @@ pub async fn measure(options: Options) -> Result<Report> {
     let small = Small {
         steps: 1_000_000,
         precision: "fp64",
-        save_every: 25,
+        save_every: SAVE_EVERY as u64,
         ..Small::default()
     };
     let storage = format!("storage=s3://{}/jobs", s3::BUCKET);
@@ -96,23 +98,22 @@ pub async fn measure(options: Options) -> Result<Report> {
         .await?;
 
     let mut windows = Vec::new();
-    for (name, wire, length) in [
-        ("calm", Wire::Open, options.calm),
-        ("1 MB/s", Wire::Slow(RATE), options.slow),
-        ("calm", Wire::Open, options.calm),
-        ("dead", Wire::Cut, options.dead),
-        (
-            "silent",
-            Wire::Frozen {
-                up: true,
-                down: true,
-            },
-            options.silent,
-        ),
-        ("calm", Wire::Open, options.calm),
+    let silence = Wire::Frozen {
+        up: true,
+        down: true,
+    };
+    // However slow the machine is: a save comes due in silence while another one is being written.
+    let two_saves = 2 * SAVE_EVERY + 1;
+    for (name, wire, length, least) in [
+        ("calm", Wire::Open, options.calm, 0),
+        ("1 MB/s", Wire::Slow(RATE), options.slow, 0),
+        ("calm", Wire::Open, options.calm, 0),
+        ("dead", Wire::Cut, options.dead, 0),
+        ("silent", silence, options.silent, two_saves),
+        ("calm", Wire::Open, options.calm, 0),
     ] {
         store.set(wire);
-        windows.push(window(&cluster, &job, name, length).await?);
+        windows.push(window(&cluster, &job, name, (length, least)).await?);
     }
     let last = windows.last().context("there are windows")?.seconds;
     let opened = now() - last;
@@ -125,23 +126,39 @@ pub async fn measure(options: Options) -> Result<Report> {
     })
 }
 
+/// A window of this length, and longer where rank 0 has not committed so many steps in it.
 async fn window(
     cluster: &Cluster,
     job: &str,
     name: &'static str,
-    length: Duration,
+    (length, least): (Duration, usize),
 ) -> Result<Window> {
     let (from, before) = (now(), memory(cluster)?);
-    while now() - from < length.as_secs_f64() {
-        tokio::time::sleep(TICK).await;
-    }
-    let (to, after) = (now(), memory(cluster)?);
+    let since = |until: f64| -> Result<Vec<f64>> {
+        let ledger = Ledger::read(cluster.dir(), 2, job)?;
+        let commits = ledger
+            .commits()
+            .filter(|entry| entry.rank == 0 && entry.at >= from && entry.at < until);
+        Ok(commits.map(|entry| entry.at).collect())
+    };
+    let (mut to, mut wait) = (from, length);
+    let times = loop {
+        while now() - to < wait.as_secs_f64() {
+            tokio::time::sleep(TICK).await;
+        }
+        (to, wait) = (now(), Duration::from_secs(1));
+        let times = since(to)?;
+        if times.len() >= least {
+            break times;
+        }
+        ensure!(
+            to - from < BACK.as_secs_f64(),
+            "{name}: {} steps",
+            times.len()
+        );
+    };
+    let after = memory(cluster)?;
     let inside = |at: f64| at >= from && at < to;
-    let ledger = Ledger::read(cluster.dir(), 2, job)?;
-    let commits = ledger
-        .commits()
-        .filter(|entry| entry.rank == 0 && inside(entry.at));
-    let times: Vec<f64> = commits.map(|entry| entry.at).collect();
     let events = cluster.events(job).await?;
     let count = |kind: &str| {
         let here = |event: &&v1::Event| event.kind == kind && inside(at(event));

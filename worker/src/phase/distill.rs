@@ -54,7 +54,7 @@ impl Task for Distill {
         let Some((stream, rows)) = &mut self.labelled else {
             return Ok(Vec::new());
         };
-        let next = stream.next()?;
+        let next = stream.step()?;
         *rows = next.rows;
         Ok(next.bad)
     }

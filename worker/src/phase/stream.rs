@@ -65,7 +65,7 @@ impl Batches {
     ///
     /// # Errors
     /// As [`Loader::next_step`]; also after the last step.
-    pub fn next(&mut self) -> Result<StepRows, PhaseError> {
+    pub fn step(&mut self) -> Result<StepRows, PhaseError> {
         let batch = match self.coming.take() {
             Some(lifted) => lifted?,
             None => self.lifted(self.loader.next_step()?)?,

@@ -213,7 +213,7 @@ impl<'a> Session<'a> {
         skipped: bool,
         control: &Control,
     ) -> Result<(Values, Agreed), PhaseError> {
-        let rows = self.run.batches.next()?;
+        let rows = self.run.batches.step()?;
         self.board.first_views(&rows.rows);
         let mut bad = rows.bad;
         bad.extend(self.run.task.fetch()?);

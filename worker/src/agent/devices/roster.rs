@@ -183,7 +183,6 @@ fn described(found: &Found, problem: Option<&str>) -> v1::DeviceInfo {
         memory: gpu.map_or(0, |gpu| gpu.memory.get()),
         problem: problem.unwrap_or_default(),
         labels: labels.collect(),
-        ..v1::DeviceInfo::default()
     }
 }
 

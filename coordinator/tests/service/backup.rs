@@ -53,6 +53,12 @@ async fn made(dir: &Path) -> (PathBuf, String) {
     (file, waiting)
 }
 
+async fn jobs_of(coordinator: &Coordinator) -> usize {
+    let asked = v1::ListJobsRequest::default();
+    let listed = coordinator.jobs().list(asked).await;
+    listed.unwrap().into_inner().jobs.len()
+}
+
 /// A job that waits for more workers than there are.
 fn big() -> v1::JobSpec {
     let mut spec = spec();
@@ -74,13 +80,8 @@ async fn what_was_backed_up_goes_on_with_attempts_that_were_never_given_out() {
         (2, 1, None)
     );
     let coordinator = Coordinator::start(&to).await;
-    let listed = coordinator
-        .jobs()
-        .list(v1::ListJobsRequest::default())
-        .await;
-    let listed = listed.unwrap().into_inner().jobs;
     assert_eq!(
-        listed.len(),
+        jobs_of(&coordinator).await,
         2,
         "the job that came after the copy is not in it"
     );
@@ -153,13 +154,8 @@ async fn a_restore_that_may_not_be_changes_nothing() {
         .collect();
     assert_eq!(names, [""; 0]);
     let coordinator = Coordinator::start(&data).await;
-    let listed = coordinator
-        .jobs()
-        .list(v1::ListJobsRequest::default())
-        .await;
-    let jobs = listed.unwrap().into_inner().jobs;
     assert_eq!(
-        jobs.len(),
+        jobs_of(&coordinator).await,
         3,
         "that which came after the copy is still there"
     );

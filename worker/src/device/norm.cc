@@ -18,6 +18,7 @@ namespace {
 
 using at::Tensor;
 using diptych::guarded;
+using diptych::list_of;
 
 // out = scale[c] * g + slope[c] * x + shift[c], over `rows` rows of `inner` elements that share a channel
 // (inner > 1: NCHW planes) or over rows of all channels (inner == 1: NHWC pixels).
@@ -82,12 +83,6 @@ Tensor affine_cpu(const Tensor& g, const Tensor& x, const Tensor& scale, const T
     default: TORCH_CHECK(false, "batch norm: dtype ", x.scalar_type(), " is not supported");
   }
   return out;
-}
-
-std::vector<Tensor> list_of(Tensor* const* tensors, int64_t count) {
-  std::vector<Tensor> list;
-  for (int64_t i = 0; i < count; ++i) list.push_back(tensors[i]->detach());
-  return list;
 }
 
 // running = keep * running + (1 - keep) / groups * sum, over all layers at once.

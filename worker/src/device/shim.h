@@ -1,10 +1,12 @@
 // What the files of the shim share.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
 #include <exception>
 #include <string>
+#include <vector>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define DIPTYCH_CLONES __attribute__((target_clones("avx512f", "arch=haswell", "default")))
@@ -31,6 +33,13 @@ int guarded(F&& body) noexcept {
     last_error() = "unknown C++ exception";
   }
   return 1;
+}
+
+// The tensors, without a graph.
+inline std::vector<at::Tensor> list_of(at::Tensor* const* tensors, int64_t count) {
+  std::vector<at::Tensor> list;
+  for (int64_t i = 0; i < count; ++i) list.push_back(tensors[i]->detach());
+  return list;
 }
 
 }  // namespace diptych

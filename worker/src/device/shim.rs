@@ -198,6 +198,11 @@ pub(super) fn raw(tensor: &Tensor) -> *mut C_tensor {
     tensor.as_ptr().cast_mut()
 }
 
+/// The same for a list.
+pub(super) fn raws(tensors: &[Tensor]) -> Vec<*mut C_tensor> {
+    tensors.iter().map(raw).collect()
+}
+
 /// Gives a tensor away.
 fn into_raw(tensor: Tensor) -> *mut C_tensor {
     ManuallyDrop::new(tensor).as_mut_ptr()

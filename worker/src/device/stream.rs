@@ -6,7 +6,7 @@ use std::ptr;
 use tch::{Device, TchError, Tensor};
 use torch_sys::C_tensor;
 
-use super::shim::{check, new_tensor, raw};
+use super::shim::{check, new_tensor, raw, raws};
 
 /// A stream of a CUDA device beside the one that libtorch's operations run on.
 #[derive(Debug)]
@@ -147,7 +147,7 @@ pub(crate) fn fetch(tensors: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
     if !tensors.first().is_some_and(on_gpu) {
         return Ok(tensors.iter().map(Tensor::shallow_clone).collect());
     }
-    let raws: Vec<_> = tensors.iter().map(raw).collect();
+    let raws = raws(tensors);
     let mut out = vec![ptr::null_mut(); raws.len()];
     // SAFETY: a list of live tensors, and room for as many.
     check(unsafe { diptych_cuda_fetch(raws.as_ptr(), raws.len() as i64, out.as_mut_ptr()) })?;

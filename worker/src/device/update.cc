@@ -15,6 +15,7 @@ namespace {
 
 using at::Tensor;
 using diptych::guarded;
+using diptych::list_of;
 
 // Adds the sums of squares of w[i] and of D(i) to sums, in eight independent double lanes so that they vectorise.
 #define DIPTYCH_SQUARES(D)                                                                                        \
@@ -184,12 +185,6 @@ Tensor step_foreach(const std::vector<Tensor>& w, const std::vector<Tensor>& g, 
     at::_foreach_sub_(w, v);
   }
   return trust.to(at::kDouble);
-}
-
-std::vector<Tensor> list_of(Tensor* const* tensors, int64_t count) {
-  std::vector<Tensor> list;
-  for (int64_t i = 0; i < count; ++i) list.push_back(tensors[i]->detach());
-  return list;
 }
 
 }  // namespace

@@ -5,7 +5,7 @@ use std::ffi::{c_double, c_int};
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
-use super::shim::{check, new_tensor, raw};
+use super::shim::{check, new_tensor, raws};
 
 /// The tensors of one optimiser step, index by index.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ pub(crate) fn zero(tensors: &[Tensor]) -> Result<(), TchError> {
     if tensors.is_empty() {
         return Ok(());
     }
-    let raws: Vec<_> = tensors.iter().map(raw).collect();
+    let raws = raws(tensors);
     // SAFETY: a list of live tensors.
     check(unsafe { diptych_zero(raws.as_ptr(), raws.len() as i64) })
 }
@@ -115,7 +115,7 @@ pub(crate) fn all_finite(tensors: &[Tensor]) -> Result<Tensor, TchError> {
     if tensors.is_empty() {
         return Tensor::f_ones([], (Kind::Bool, Device::Cpu));
     }
-    let raws: Vec<_> = tensors.iter().map(raw).collect();
+    let raws = raws(tensors);
     // SAFETY: a list of live tensors.
     new_tensor(|result| unsafe { diptych_all_finite(raws.as_ptr(), raws.len() as i64, result) })
 }
@@ -134,7 +134,6 @@ pub(crate) fn step(tensors: &StepTensors<'_>, numbers: StepNumbers) -> Result<Te
             "optimiser: lists of {count} and {lengths:?} entries"
         )));
     }
-    let raws = |list: &[Tensor]| list.iter().map(raw).collect::<Vec<_>>();
     let (weights, gradients, velocities) = (
         raws(tensors.weights),
         raws(tensors.gradients),
@@ -169,7 +168,6 @@ pub(crate) fn adamw(tensors: &AdamTensors, numbers: AdamNumbers) -> Result<(), T
             "optimiser: lists of {count} and {lengths:?} entries"
         )));
     }
-    let raws = |list: &[Tensor]| list.iter().map(raw).collect::<Vec<_>>();
     let weights = raws(&tensors.weights);
     let [gradients, means, squares] = lists.map(|list| raws(list));
     // SAFETY: every list holds `count` entries (checked above), all tensors are live; C++ checks shapes and dtypes.

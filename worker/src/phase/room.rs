@@ -78,7 +78,6 @@ pub(super) fn check(
     if needed <= available {
         return Ok(Bytes::new(available.get() - needed.get()));
     }
-    let fits = |memory: &Memory| Room::needed(memory, room) <= available;
     if let Room::Gpu { total, .. } = room
         && needed <= total
     {
@@ -88,6 +87,7 @@ pub(super) fn check(
             phase.name,
         )));
     }
+    let fits = |memory: &Memory| Room::needed(memory, room) <= available;
     let changes = changes(spec, phase, &facts, ranks, fits);
     let advice = advice(&changes);
     let place = match room {
